@@ -1,6 +1,8 @@
 //! The command line: commands, flags and their help texts.
 
-use clap::{Args, Parser, Subcommand};
+use std::fmt::Write as _;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::ArgValueCandidates;
 
 use crate::bridge::{to_file, to_http, to_nsq};
@@ -25,14 +27,17 @@ use crate::command::help::HelpFlags;
 use crate::command::inspect::message::MessageCommand;
 use crate::command::inspect::peek::{self, PeekFlags};
 use crate::command::inspect::why::{self, WhyFlags};
+use crate::command::list::{self, ListTopicsFlags};
 use crate::command::lookup::{self, LookupCommand};
 use crate::command::manual::ManualFlags;
 use crate::command::node::{ConfigCommand, NodeArgument, TombstoneFlags};
+use crate::command::pause::{self, PauseFlags, UnpauseFlags};
 use crate::command::policy::{PolicyCommand, SetFlags};
 use crate::command::profile::{self, ProfileCommand};
 use crate::command::publish::PublishFlags;
 use crate::command::retention::{RetainFlags, SeekFlags};
 use crate::command::rtt::RttFlags;
+use crate::command::show;
 use crate::command::stat::StatFlags;
 use crate::command::subscribe::SubscribeFlags;
 use crate::command::support::SupportFlags;
@@ -67,6 +72,72 @@ pub struct Cli {
     pub security: SecurityFlags,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The template of a help page: it names the page of the global flags instead of repeating them.
+const HELP: &str = "\
+{before-help}{about-with-newline}
+{usage-heading} {usage}
+
+{all-args}
+
+Flags of every command, such as --json and --lookupd: nsq help flags{after-help}";
+
+/// The template of the list of commands.
+const OVERVIEW: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+{before-help}Options:
+{options}
+
+Flags of every command, such as --json and --lookupd: nsq help flags{after-help}";
+
+/// The commands in groups, as `nsq help` lists them.
+const GROUPS: [(&str, &[&str]); 7] = [
+    ("Publish and consume", &["pub", "sub", "tail", "peek", "message", "move", "copy"]),
+    ("Watch", &["stat", "top", "graph", "find", "wait", "why", "client", "ping", "rtt", "check", "doctor"]),
+    ("Administer", &["topic", "channel", "policy", "dead", "undo", "node", "lookup", "cluster"]),
+    ("Bridges", &["to-file", "to-http", "to-nsq", "compat"]),
+    ("Run", &["dev", "admin", "bench"]),
+    ("Files and access", &["data", "support-bundle", "auth", "profile", "api"]),
+    ("Help", &["help", "explain", "completion", "manual", "version"]),
+];
+
+/// The command line with short help pages: the flags of every command are hidden.
+pub fn command() -> clap::Command {
+    let whole = Cli::command();
+    let overview = overview(&whole);
+    short(whole).before_help(overview).help_template(OVERVIEW)
+}
+
+/// Only the flags that every command has, for `nsq help flags`.
+pub fn global_flags() -> clap::Command {
+    let flags: Vec<clap::Arg> =
+        Cli::command().get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
+    clap::Command::new("nsq").disable_help_flag(true).args(flags).help_template("{options}\n")
+}
+
+fn short(command: clap::Command) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    let command = command
+        .help_template(HELP)
+        .mut_args(|flag| if flag.is_global_set() { flag.hide(true) } else { flag });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, short))
+}
+
+fn overview(command: &clap::Command) -> String {
+    let mut text = String::new();
+    for (heading, names) in GROUPS {
+        let _ = writeln!(text, "{heading}:");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            let _ = writeln!(text, "  {name:15} {}", about.map(ToString::to_string).unwrap_or_default());
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 #[derive(Debug, Clone, Args)]
@@ -110,10 +181,10 @@ pub enum Command {
     /// Explain all problems of the cluster, and what to do about them.
     #[command(after_help = check::DOCTOR_HELP)]
     Doctor(DoctorFlags),
-    /// List, create, delete, pause, unpause or empty topics; set their retention.
+    /// List, show, create, delete, pause, unpause or empty topics; set their retention.
     #[command(alias = "topics", subcommand)]
     Topic(TopicCommand),
-    /// List, create, delete, pause, unpause, empty or seek channels.
+    /// List, show, create, delete, pause, unpause, empty or seek channels.
     #[command(alias = "channels", subcommand)]
     Channel(ChannelCommand),
     /// Explain, check or apply settings of topics and channels.
@@ -189,25 +260,29 @@ pub enum Command {
     Manual(ManualFlags),
     /// Print the version; with --server, those of all daemons.
     Version(VersionFlags),
-    /// Print the help of a command, or a page: exit-codes, formatting, targets, cheat, migrating.
+    /// Print the help of a command, or a page: flags, exit-codes, formatting, targets, cheat, migrating.
     Help(HelpFlags),
 }
 
 /// `nsq topic ...`
 #[derive(Debug, Subcommand)]
 pub enum TopicCommand {
-    /// List all topics.
-    #[command(visible_alias = "ls")]
-    List,
+    /// List topics.
+    #[command(visible_alias = "ls", after_help = list::EXAMPLES)]
+    List(ListTopicsFlags),
     /// Create a topic, optionally with channels.
     Create(CreateTopicFlags),
     /// Delete a topic with its channels and messages from all nodes and nsqlookupds.
     #[command(visible_alias = "rm")]
     Delete(DestroyTopic),
+    /// Show a topic: figures of every node, channels, settings with their origin, consumers.
+    #[command(alias = "describe", after_help = show::TOPIC_EXAMPLES)]
+    Show(TopicArgument),
     /// Stop releasing the topic's messages to its channels.
-    Pause(TopicArgument),
+    #[command(after_help = pause::TOPIC_EXAMPLES)]
+    Pause(PauseTopic),
     /// Resume releasing the topic's messages to its channels.
-    Unpause(TopicArgument),
+    Unpause(UnpauseTopic),
     /// Drop the messages that have not been released to channels.
     Empty(EmptyTopic),
     /// Set the retention of finished messages.
@@ -233,10 +308,14 @@ pub enum ChannelCommand {
     /// Delete a channel with its messages from all nodes and nsqlookupds.
     #[command(visible_alias = "rm")]
     Delete(DestroyChannel),
+    /// Show a channel: figures of every node, settings with their origin, consumers.
+    #[command(alias = "describe", after_help = show::CHANNEL_EXAMPLES)]
+    Show(ChannelArgument),
     /// Stop handing out the channel's messages.
-    Pause(ChannelArgument),
+    #[command(after_help = pause::CHANNEL_EXAMPLES)]
+    Pause(PauseChannel),
     /// Resume handing out the channel's messages.
-    Unpause(ChannelArgument),
+    Unpause(UnpauseChannel),
     /// Drop all messages of a channel.
     Empty(DestroyChannel),
     /// Move a channel back to deliver messages again, or forward to finish messages.
@@ -299,26 +378,95 @@ pub struct DestroyChannel {
     pub destroy: DestroyFlags,
 }
 
+#[derive(Debug, Args)]
+pub struct PauseTopic {
+    #[command(flatten)]
+    pub topic: TopicArgument,
+    #[command(flatten)]
+    pub pause: PauseFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct UnpauseTopic {
+    #[command(flatten)]
+    pub topic: TopicArgument,
+    #[command(flatten)]
+    pub unpause: UnpauseFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct PauseChannel {
+    #[command(flatten)]
+    pub channel: ChannelArgument,
+    #[command(flatten)]
+    pub pause: PauseFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct UnpauseChannel {
+    #[command(flatten)]
+    pub channel: ChannelArgument,
+    #[command(flatten)]
+    pub unpause: UnpauseFlags,
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn command_line_definition_is_valid() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_one_group_of_the_overview() {
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let whole = Cli::command();
+        let mut known: Vec<&str> = whole.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(grouped, known);
+    }
+
+    #[test]
+    fn global_flags_are_only_on_their_page() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_long_help().to_string();
+            for flag in ["--lookupd", "--tls-ca", "--no-header", "--deflate-level"] {
+                assert!(!help.contains(&format!("  {flag} ")), "{help}");
+            }
+            assert!(help.contains("nsq help flags"), "{help}");
+            command.get_subcommands_mut().for_each(check);
+        }
+        let mut all = command();
+        all.build();
+        check(&mut all);
+        let page = global_flags().render_long_help().to_string();
+        for flag in ["--lookupd", "--tls-ca", "--no-header", "--deflate-level", "--opt", "--profile"] {
+            assert!(
+                page.contains(&format!("{flag} ")) || page.contains(&format!("{flag}\n")),
+                "{flag}: {page}"
+            );
+        }
     }
 
     #[test]
     fn aliases_and_old_flag_names_are_accepted() {
         for line in [
             "nsq topics ls",
+            "nsq stat t/c --by node --sort depth --top 3 --until depth==0 --timeout 5s",
+            "nsq topic ls ^orders --inactive",
             "nsq channel rm t/c -y",
             "nsq --lookupd-http-address a:1,b:2 stat t/c -w",
             "nsq sub t c -n 3 --json --nsqd-tcp-address a:4150",
             "nsq dev -- --mem-queue-size=1",
             "nsq topic retain t --for 24h --bytes 1000",
+            "nsq topic show t --json",
+            "nsq channel describe t/c",
+            "nsq topic pause t --for 5m --wait --timeout 1m",
+            "nsq channel pause t c --for 5m --dry-run",
+            "nsq channel unpause t/c --dry-run",
             "nsq topic retain t --default",
             "nsq channel seek t/c --to 15m",
             "nsq topic set t owner=me retain_for=24h",

@@ -1,7 +1,7 @@
 //! `nsq`: publish, consume, administer and watch an NSQ cluster.
 //!
-//! In reading order: `cli` (the command line), `targets`, `security` and `names` (parsed and validated flags),
-//! `profile` (named clusters), `command` (one file per verb), `cluster` (all daemons at once), `sources` (where to publish and
+//! In reading order: `cli` (the command line), `targets`, `security`, `client_options` and `names` (parsed and
+//! validated flags), `wording` (errors of the command line), `profile` (named clusters), `command` (one file per verb), `cluster` (all daemons at once), `sources` (where to publish and
 //! consume), `report` (sums over all nodes), `table`, `body`, `output` (the only module that prints), `patterns` and
 //! `exit_status`. `bridge` moves messages elsewhere. `compat` holds the tools of NSQ under their old names.
 
@@ -11,7 +11,11 @@ mod targets;
 
 mod security;
 
+mod client_options;
+
 mod names;
+
+mod wording;
 
 mod command;
 
@@ -41,16 +45,17 @@ mod exit_status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
     Context, Protection, admin, api, auth, bench, check, client, cluster_state, completion, create, data,
     dead, delete, dev, drain, empty, explain, find, graph, help, inspect, list, lookup, manual, node, pause,
-    ping, policy, publish, retention, rtt, stat, subscribe, support, tail, top, transfer, undo, version,
-    wait,
+    ping, policy, publish, retention, rtt, show, stat, subscribe, support, tail, top, transfer, undo,
+    version, wait,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -60,6 +65,7 @@ use security::Security;
 use targets::Targets;
 
 fn main() -> ExitCode {
+    let started_at = Instant::now();
     let mut arguments = std::env::args_os();
     if let Some(line) = admin::called(&std::env::args_os().collect::<Vec<_>>()) {
         return admin::run(line);
@@ -68,7 +74,7 @@ fn main() -> ExitCode {
         return compat::run(tool, std::env::args_os().collect());
     }
     let line: Vec<OsString> = std::env::args_os().collect();
-    if completion::answer(&line) {
+    if completion::answer(&line, started_at) {
         return ExitCode::SUCCESS;
     }
     // Before the flags are known, errors are printed in the form that they seem to ask for.
@@ -77,6 +83,13 @@ fn main() -> ExitCode {
         .any(|word| word.to_str().is_some_and(|word| word == "--json" || word.starts_with("--json=")));
     let kind = if is_json { OutputForm::Json } else { OutputForm::Table };
     let early = Output::new(Form { kind, ..Form::default() });
+    if client_options::are_asked_for(&line) {
+        let printed = match is_json {
+            true => early.json(&client_options::document()),
+            false => early.data(client_options::page()),
+        };
+        return printed.map_or_else(|failure| failure.status.into(), |()| ExitCode::SUCCESS);
+    }
     // For a monitoring system, the exit code of a wrong command line would be that of a critical state.
     let is_check_line = check::is_check(line.iter().cloned());
     let (cli, path) = match parse(line) {
@@ -84,14 +97,16 @@ fn main() -> ExitCode {
         Err(Unparsed::Clap(error)) => {
             let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             if is_json && !is_help {
-                early.failure(&Failure::usage(error.to_string().trim_start_matches("error: ").trim_end()));
+                let text = wording::plain(&error.to_string());
+                early.failure(&Failure::usage(text.trim_start_matches("error: ").trim_end()));
                 return ExitStatus::Usage.into();
             }
-            if error.use_stderr() && is_check_line {
-                let _ = error.print();
-                return check::UNKNOWN.into();
+            if !error.use_stderr() {
+                error.exit()
             }
-            error.exit()
+            let text = error.render();
+            early.usage_error(&wording::plain(&text.ansi().to_string()), &wording::plain(&text.to_string()));
+            return if is_check_line { check::UNKNOWN.into() } else { ExitStatus::Usage.into() };
         }
         Err(Unparsed::Failure(failure)) => {
             early.failure(&failure);
@@ -128,7 +143,7 @@ enum Unparsed {
 
 /// The command line, with its alias replaced, and the names of its command, such as `topic list`.
 fn parse(line: Vec<OsString>) -> Result<(Cli, String), Unparsed> {
-    let mut command = Cli::command();
+    let mut command = cli::command();
     // A wrong file must not prevent the command that mends it.
     let is_first = |word: &str| line.get(1).is_some_and(|first| first == word);
     let line = match profile::store::load() {
@@ -228,13 +243,16 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
         Command::Stat(flags) => stat::run(context, &flags).await,
         Command::Top(flags) => top::run(context, flags).await,
         Command::Topic(command) => match command {
-            TopicCommand::List => list::topics(context).await,
+            TopicCommand::List(flags) => list::topics(context, &flags).await,
             TopicCommand::Create(flags) => create::topic(context, &flags).await,
             TopicCommand::Delete(flags) => delete::run(context, flags.topic.object()?, &flags.destroy).await,
             TopicCommand::Retain(flags) => retention::retain(context, &flags).await,
             TopicCommand::Set(flags) => policy::set(context, &flags, Level::Topic).await,
-            TopicCommand::Pause(topic) => pause::run(context, topic.object()?, true).await,
-            TopicCommand::Unpause(topic) => pause::run(context, topic.object()?, false).await,
+            TopicCommand::Show(topic) => show::run(context, topic.object()?).await,
+            TopicCommand::Pause(flags) => pause::pause(context, flags.topic.object()?, &flags.pause).await,
+            TopicCommand::Unpause(flags) => {
+                pause::unpause(context, flags.topic.object()?, &flags.unpause).await
+            }
             TopicCommand::Empty(flags) => {
                 empty::run(context, flags.topic.object()?, flags.channels, &flags.destroy).await
             }
@@ -251,8 +269,13 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             ChannelCommand::Delete(flags) => {
                 delete::run(context, flags.channel.object()?, &flags.destroy).await
             }
-            ChannelCommand::Pause(channel) => pause::run(context, channel.object()?, true).await,
-            ChannelCommand::Unpause(channel) => pause::run(context, channel.object()?, false).await,
+            ChannelCommand::Show(channel) => show::run(context, channel.object()?).await,
+            ChannelCommand::Pause(flags) => {
+                pause::pause(context, flags.channel.object()?, &flags.pause).await
+            }
+            ChannelCommand::Unpause(flags) => {
+                pause::unpause(context, flags.channel.object()?, &flags.unpause).await
+            }
             ChannelCommand::Empty(flags) => {
                 empty::run(context, flags.channel.object()?, false, &flags.destroy).await
             }

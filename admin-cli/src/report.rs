@@ -1,9 +1,10 @@
-//! Sums of the statistics of all nodes, per topic and channel, with rates between two samples. Pure.
+//! Topics and channels on all nodes, in the form in which commands print them: the sums of a [`Snapshot`]. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use nsq_cluster::{Sample, Samples};
-use nsq_protocol::{ChannelStats, DedupeStats, TopicStats};
+use nsq_cluster::snapshot::{ChannelView, Rates, TopicFigures, TopicView};
+use nsq_cluster::{Samples, Snapshot};
+use nsq_protocol::DedupeStats;
 use serde::{Serialize, Serializer};
 
 use crate::names::Object;
@@ -138,33 +139,75 @@ impl Serialize for Rate {
 /// Adds up the samples of all nodes. With earlier samples, computes the rates since then; a node that is new or has
 /// restarted adds nothing to them.
 pub fn report(before: Option<&Samples>, now: &Samples) -> Vec<TopicReport> {
-    let mut topics: BTreeMap<&str, (TopicReport, BTreeMap<&str, ChannelReport>)> = BTreeMap::new();
-    for (node, sample) in now {
-        let before_here = before.map(|before| before.get(node).filter(|before| is_same_run(before, sample)));
-        for topic in sample.stats.topics.iter().flatten() {
-            let topic_before =
-                before_here.map(|before| before.and_then(|before| Earlier::topic(before, sample, topic)));
-            let (sum, channels) = topics.entry(&topic.topic_name).or_default();
-            add_topic(sum, topic, topic_before.as_ref());
-            for channel in &topic.channels {
-                let channel_before = topic_before.as_ref().map(|earlier| {
-                    let (seconds, topic) = earlier.as_ref().map(|earlier| (earlier.seconds, earlier.then))?;
-                    let mut channels = topic.channels.iter();
-                    let then = channels.find(|then| then.channel_name == channel.channel_name)?;
-                    Some(Earlier { seconds, then })
-                });
-                add_channel(
-                    channels.entry(&channel.channel_name).or_default(),
-                    channel,
-                    channel_before.as_ref(),
-                );
-            }
+    let snapshot = Snapshot::of_samples(before, now);
+    snapshot.topics.iter().map(|topic| TopicReport::of(topic, before.is_some())).collect()
+}
+
+impl TopicReport {
+    fn of(topic: &TopicView, has_earlier: bool) -> Self {
+        let TopicFigures { depth, backend_depth, message_count, message_bytes, paused, rates, .. } =
+            topic.sum;
+        TopicReport {
+            topic_name: topic.name.to_string(),
+            node_count: topic.parts.len(),
+            depth,
+            backend_depth,
+            message_count,
+            message_bytes,
+            paused,
+            ingress_rate: rate(has_earlier, rates, |rates| rates.ingress),
+            channels: topic.channels.iter().map(|channel| ChannelReport::of(channel, has_earlier)).collect(),
+            retained: topic.sum.retained.map(|retained| RetainedReport {
+                retained_count: retained.count,
+                retained_bytes: retained.bytes,
+                oldest_retained_at: retained.oldest_at,
+            }),
+            dedupe: topic.sum.dedupe.as_deref().copied(),
         }
     }
-    let merged = topics.into_values();
-    merged
-        .map(|(topic, channels)| TopicReport { channels: channels.into_values().collect(), ..topic })
-        .collect()
+}
+
+impl ChannelReport {
+    fn of(channel: &ChannelView, has_earlier: bool) -> Self {
+        let sum = &channel.sum;
+        let extra = sum.extra.as_deref().cloned().unwrap_or_default();
+        let rate = |figure| rate(has_earlier, sum.rates, figure);
+        ChannelReport {
+            channel_name: channel.name.to_string(),
+            node_count: channel.parts.len(),
+            depth: sum.depth,
+            backend_depth: sum.backend_depth,
+            in_flight_count: sum.in_flight_count,
+            deferred_count: sum.deferred_count,
+            message_count: sum.message_count,
+            zone_local_msg_count: extra.zone_local_msg_count,
+            region_local_msg_count: extra.region_local_msg_count,
+            global_msg_count: extra.global_msg_count,
+            requeue_count: sum.requeue_count,
+            timeout_count: sum.timeout_count,
+            client_count: sum.client_count,
+            paused: sum.paused,
+            dead_lettered_count: extra.dead_lettered_count,
+            dead_letter_pending: extra.dead_letter_pending,
+            expired_count: extra.expired_count,
+            overflow_count: extra.overflow_count,
+            filtered_count: extra.filtered_count,
+            cancelled_count: extra.cancelled_count,
+            is_full: extra.is_full,
+            is_throttled: extra.throttled || extra.in_flight_limit_reached,
+            reading_stopped: extra.reading_stopped,
+            held_count: extra.held_count,
+            ingress_rate: rate(|rates| rates.ingress),
+            egress_rate: rate(|rates| rates.egress),
+            requeue_rate: rate(|rates| rates.requeue),
+            timeout_rate: rate(|rates| rates.timeout),
+        }
+    }
+}
+
+/// Zero if no node has a rate although there are earlier samples.
+fn rate(has_earlier: bool, rates: Option<Rates>, figure: fn(&Rates) -> f32) -> Option<Rate> {
+    has_earlier.then(|| Rate(rates.as_ref().map_or(0.0, figure).into()))
 }
 
 /// Keeps only the wanted topics and channels. Returns those that are missing; an empty `wanted` keeps all.
@@ -192,115 +235,9 @@ pub fn select(topics: &mut Vec<TopicReport>, wanted: &[Object]) -> Vec<Object> {
     missing
 }
 
-/// The same topic or channel in the earlier sample.
-struct Earlier<'a, T> {
-    /// Seconds between the two samples.
-    seconds: f64,
-    then: &'a T,
-}
-
-impl<'a> Earlier<'a, TopicStats> {
-    fn topic(before: &'a Sample, now: &Sample, topic: &TopicStats) -> Option<Self> {
-        let seconds = now.taken_at.saturating_duration_since(before.taken_at).as_secs_f64();
-        let mut topics = before.stats.topics.iter().flatten();
-        let then = topics.find(|then| then.topic_name == topic.topic_name)?;
-        Some(Earlier { seconds, then })
-    }
-}
-
-impl<T> Earlier<'_, T> {
-    /// Events per second. Counters that decreased were reset: the topic was deleted and created again.
-    fn rate(&self, then: i128, now: i128) -> f64 {
-        if self.seconds > 0.0 { (now - then).max(0) as f64 / self.seconds } else { 0.0 }
-    }
-}
-
-fn is_same_run(before: &Sample, now: &Sample) -> bool {
-    before.stats.start_time == now.stats.start_time
-}
-
-/// `earlier` is `None` without earlier samples, and `Some(None)` if this node's earlier sample lacks the topic.
-fn add_topic(sum: &mut TopicReport, topic: &TopicStats, earlier: Option<&Option<Earlier<'_, TopicStats>>>) {
-    sum.topic_name.clone_from(&topic.topic_name);
-    sum.node_count += 1;
-    sum.depth += topic.depth;
-    sum.backend_depth += topic.backend_depth;
-    sum.message_count += topic.message_count;
-    sum.message_bytes += topic.message_bytes;
-    sum.paused |= topic.paused;
-    if let Some(retained) = &topic.retention {
-        let sum = sum.retained.get_or_insert_default();
-        sum.retained_count += retained.retained_count;
-        sum.retained_bytes += retained.retained_bytes;
-        let known = [sum.oldest_retained_at, retained.oldest_retained_at].into_iter().filter(|at| *at > 0);
-        sum.oldest_retained_at = known.min().unwrap_or(0);
-    }
-    if let Some(dedupe) = &topic.dedupe {
-        let sum = sum.dedupe.get_or_insert_default();
-        sum.id_count += dedupe.id_count;
-        sum.duplicate_count += dedupe.duplicate_count;
-        sum.dropped_id_count += dedupe.dropped_id_count;
-    }
-    let Some(earlier) = earlier else { return };
-    let rate = earlier.as_ref().map(|e| e.rate(e.then.message_count.into(), topic.message_count.into()));
-    add_rate(&mut sum.ingress_rate, rate);
-}
-
-fn add_channel(
-    sum: &mut ChannelReport,
-    channel: &ChannelStats,
-    earlier: Option<&Option<Earlier<'_, ChannelStats>>>,
-) {
-    sum.channel_name.clone_from(&channel.channel_name);
-    sum.node_count += 1;
-    sum.depth += channel.depth;
-    sum.backend_depth += channel.backend_depth;
-    sum.in_flight_count += channel.in_flight_count;
-    sum.deferred_count += channel.deferred_count;
-    sum.message_count += channel.message_count;
-    sum.zone_local_msg_count += channel.zone_local_msg_count;
-    sum.region_local_msg_count += channel.region_local_msg_count;
-    sum.global_msg_count += channel.global_msg_count;
-    sum.requeue_count += channel.requeue_count;
-    sum.timeout_count += channel.timeout_count;
-    sum.client_count += channel.client_count;
-    sum.paused |= channel.paused;
-    sum.dead_lettered_count += channel.dead_lettered_count;
-    sum.dead_letter_pending += channel.dead_letter_pending;
-    sum.expired_count += channel.expired_count;
-    sum.overflow_count += channel.overflow_count;
-    sum.filtered_count += channel.filtered_count;
-    sum.cancelled_count += channel.cancelled_count;
-    sum.is_full |= channel.is_full;
-    sum.is_throttled |= channel.throttled || channel.in_flight_limit_reached;
-    if let Some(order) = &channel.order {
-        sum.reading_stopped |= order.reading_stopped;
-        sum.held_count += order.held_count;
-    }
-    let Some(earlier) = earlier else { return };
-    let rate = |count: fn(&ChannelStats) -> i128| {
-        earlier.as_ref().map(|earlier| earlier.rate(count(earlier.then), count(channel)))
-    };
-    add_rate(&mut sum.ingress_rate, rate(|channel| channel.message_count.into()));
-    add_rate(&mut sum.egress_rate, rate(left_count));
-    add_rate(&mut sum.requeue_rate, rate(|channel| channel.requeue_count.into()));
-    add_rate(&mut sum.timeout_rate, rate(|channel| channel.timeout_count.into()));
-}
-
 // Serde requires a reference.
 fn is_zero(count: &u64) -> bool {
     *count == 0
-}
-
-/// Messages that entered and left again. The value may be negative, as after messages were recovered at start; its
-/// differences are right nevertheless.
-fn left_count(channel: &ChannelStats) -> i128 {
-    let there = [channel.depth, channel.in_flight_count, channel.deferred_count];
-    i128::from(channel.message_count) - there.map(i128::from).iter().sum::<i128>()
-}
-
-fn add_rate(sum: &mut Option<Rate>, rate: Option<f64>) {
-    sum.get_or_insert_default().0 += rate.unwrap_or(0.0);
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
-use nsq_protocol::Stats;
+use nsq_cluster::Sample;
+use nsq_protocol::{ChannelStats, Stats, TopicStats};
 
 use super::*;
 

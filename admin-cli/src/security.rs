@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use nsq::{Config, Secret, Tls};
 
+use crate::client_options;
+use crate::command::completion;
 use crate::exit_status::Failure;
 use crate::profile::{Profile, TlsDetails, TlsProfile};
 
@@ -80,8 +83,10 @@ pub struct SecurityFlags {
     #[arg(long, global = true, value_name = "LEVEL", default_value_t = DEFLATE_LEVEL,
           value_parser = clap::value_parser!(u8).range(1..=9))]
     deflate_level: u8,
-    /// Option of the client library, such as max_attempts=3; overrides the other flags; may be repeated.
-    #[arg(long = "opt", global = true, value_name = "NAME=VALUE", short = 'X', aliases = ["consumer-opt", "producer-opt"])]
+    /// Option of the client library, such as max_attempts=3; overrides the other flags; may be repeated. -X help lists
+    /// them.
+    #[arg(long = "opt", global = true, value_name = "NAME=VALUE", short = 'X', aliases = ["consumer-opt", "producer-opt"],
+          add = ArgValueCandidates::new(completion::client_options))]
     options: Vec<String>,
 }
 
@@ -167,7 +172,7 @@ impl Security {
             .deflate_level(flags.deflate_level);
         for option in &flags.options {
             let (name, value) = name_and_value(option);
-            config.set(name, value)?;
+            config.set(name, value).map_err(client_options::failure)?;
         }
         // Without TLS flags, no certificate is read until an https address is used.
         let tls =

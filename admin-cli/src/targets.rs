@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use nsq::is_socket_path;
 pub use nsq_cluster::{ClusterConfig, DEFAULT_LOOKUPD, DEFAULT_NSQD, host_port};
 use nsq_daemon::go_duration;
 use nsq_protocol::redact::without_user_info;
 
+use crate::command::completion;
 use crate::exit_status::Failure;
 use crate::profile::{Named, Profile};
 use crate::security::Security;
@@ -35,15 +37,18 @@ pub const HOW_TO_SAY: &str = "specify where the cluster is:\n\
 #[command(next_help_heading = "Where the cluster is")]
 pub struct TargetFlags {
     /// HTTP address of an nsqlookupd; may be repeated. [env: NSQ_LOOKUPD] [default: 127.0.0.1:4161]
-    #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "lookupd-http-address")]
+    #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "lookupd-http-address",
+          add = ArgValueCandidates::new(completion::lookupds))]
     lookupd: Vec<String>,
     /// HTTP address of an nsqd, or path of its unix socket; may be repeated. [env: NSQ_NSQD] [default:
     /// 127.0.0.1:4151, if no nsqlookupd answers]
-    #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-http-address")]
+    #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-http-address",
+          add = ArgValueCandidates::new(completion::nodes))]
     nsqd: Vec<String>,
     /// TCP address of an nsqd, or path of its unix socket, to publish and consume; may be repeated. [env:
     /// NSQ_NSQD_TCP]
-    #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-tcp-address")]
+    #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-tcp-address",
+          add = ArgValueCandidates::new(completion::tcp_addresses))]
     nsqd_tcp: Vec<String>,
     /// Maximum time to wait for a daemon's reply; for `nsq wait`, for the condition. [env: NSQ_TIMEOUT] [default: 5s]
     #[arg(long, global = true, value_name = "DURATION", value_parser = go_duration::parse)]

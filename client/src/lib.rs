@@ -154,7 +154,9 @@ pub use codec::MsgPack;
 #[cfg(feature = "proto")]
 pub use codec::Proto;
 pub use codec::{CodecError, DecodeBody, EncodeBody, Envelope, Json, Text};
-pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, Setting, TlsVersion, Upgrades};
+pub use config::{
+    BackoffStrategy, Config, Interval, OptionInfo, OptionValue, Secret, Setting, TlsVersion, Upgrades,
+};
 pub use consumer::{
     Batch, Batches, Call, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
     Delivery, Drain, DrainReport, Event, FromDelivery, Handler, IntoOutcome, Message, MessageStream, Outcome,

@@ -168,7 +168,7 @@ fn topics_and_channels_are_administered() {
         assert!(nsqd.channel("t", "d").await.is_none());
         nsq(&lookupd, "topic rm t --yes").await.expect(0);
         assert!(nsqd.topic("t").await.is_none());
-        assert!(nsq(&lookupd, "topic list").await.expect(0).rows().is_empty());
+        assert!(nsq(&lookupd, "topic list --inactive").await.expect(0).rows().is_empty());
     });
 }
 

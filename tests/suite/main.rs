@@ -196,6 +196,18 @@ mod examples;
 /// The `nsq` command.
 mod cli;
 
+/// What `nsq` says to users who made a mistake, its help pages and completion.
+mod cli_texts;
+
+/// `nsq sub` that is killed or whose programs fail, and streams of other commands.
+mod cli_streams;
+
+/// `nsq stat` by topic, channel or node, until a condition holds, and of a data directory.
+mod cli_stat;
+
+/// `nsq topic show`, `nsq channel show`, and pauses for a while.
+mod cli_show;
+
 /// Samples of a cluster, the problems that they show, `nsq check`, `nsq doctor` and `nsq top`.
 mod cluster_watch;
 

@@ -164,7 +164,7 @@ fn lookupds_are_listed_compared_and_pruned() {
         assert_eq!(planned, "unused would be deleted\n");
         assert!(nsq(&lookupd, "lookup prune").await.expect(5).stderr.contains("--yes"));
         nsq(&lookupd, "lookup prune --yes").await.expect(0);
-        assert_eq!(nsq(&lookupd, "topic ls -o name").await.expect(0).stdout, "t\n");
+        assert_eq!(nsq(&lookupd, "topic ls --inactive -o name").await.expect(0).stdout, "t\n");
         // What a node that is down has is unknown.
         nsq_tests::process::stop(nsqds[0].pid()).await;
         nsq(&lookupd, "topic create unused2").await.expect(0);

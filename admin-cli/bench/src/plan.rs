@@ -162,6 +162,11 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Whether the topic is deleted at the end.
+    pub fn deletes_topic(&self) -> bool {
+        self.cleanup == Cleanup::Topic
+    }
+
     fn base(
         targets: &Targets,
         mode: Mode,

@@ -21,9 +21,23 @@ pub struct NodeError {
 impl NodeError {
     /// The error of a failed call.
     pub fn new(node: &str, op: &'static str, error: &AdminError) -> Self {
-        let message = match error.is_unsupported() {
-            true => "it does not know this request: it is not nsq-rs, or too old".to_owned(),
-            false => error.kind.to_string(),
+        let message = match &error.kind {
+            // The TCP port of a daemon answers an HTTP request with an error of its own protocol.
+            AdminErrorKind::Unreachable(why) if why.contains("invalid HTTP version") => {
+                "this is a TCP port; HTTP is 4161 (nsqd: 4151)".to_owned()
+            }
+            // Every nsqlookupd has this request, and no nsqd.
+            AdminErrorKind::Refused { status: 404, .. } if op == "nodes" => {
+                "GET /nodes answered 404: this is nsqd, use `--nsqd`".to_owned()
+            }
+            // The reverse.
+            AdminErrorKind::Refused { status: 404, .. } if op == "stats" && error.is_unsupported() => {
+                "GET /stats answered 404: this is nsqlookupd, use `--lookupd`".to_owned()
+            }
+            _ if error.is_unsupported() => {
+                "it does not know this request: it is not nsq-rs, or too old".to_owned()
+            }
+            kind => kind.to_string(),
         };
         NodeError { node: node.to_owned(), op, code: code(&error.kind), message }
     }
@@ -116,5 +130,7 @@ mod tests {
         assert_eq!(sorted.missing, ["b"]);
         assert_eq!(sorted.errors[0].to_string(), "c op: W (status 500)");
         assert!(sorted.errors[1].to_string().starts_with("d op: it does not know this request"));
+        let of_nodes = NodeError::new("d", "nodes", &refused(404, "NOT_FOUND"));
+        assert_eq!(of_nodes.message, "GET /nodes answered 404: this is nsqd, use `--nsqd`");
     }
 }

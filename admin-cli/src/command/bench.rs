@@ -8,6 +8,7 @@ pub use nsq_bench::BenchFlags;
 use nsq_bench::{Cause, Plan, Security, Targets};
 
 use super::Context;
+use crate::cluster::{Cluster, Lookupd};
 use crate::exit_status::{ExitStatus, Failure};
 
 /// Runs one benchmark and prints its report.
@@ -31,6 +32,9 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
     {
         context.output.warning(&format!("cannot clean up topic {}: {}", plan.topic, failure.message));
     }
+    if plan.deletes_topic() {
+        runtime.block_on(forget(context, plan.topic.as_str()));
+    }
     let report = result?;
     if context.output.is_json() {
         context.output.json(&report)?;
@@ -39,6 +43,17 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
     }
     let interrupted = interrupted.load(Ordering::Relaxed);
     Ok(if interrupted { ExitStatus::Interrupted } else { ExitStatus::Done }.into())
+}
+
+/// Deletes the registrations of a topic that was deleted at its nsqd: nsqlookupd keeps them otherwise.
+async fn forget(context: &Context, topic: &str) {
+    let Ok(cluster) = Cluster::find(&context.targets).await else { return };
+    let answers = cluster
+        .on_lookupds("delete", async |lookupd: &Lookupd| lookupd.client.delete_topic(topic).await)
+        .await;
+    for error in &answers.errors {
+        context.output.warning(&format!("! {error}"));
+    }
 }
 
 fn targets(context: &Context) -> Targets {

@@ -65,7 +65,7 @@ pub struct ChannelClientsFlags {
 
 /// A connection.
 #[derive(Serialize)]
-struct Row<'a> {
+pub struct Row<'a> {
     node: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     topic_name: &'a str,
@@ -86,7 +86,7 @@ pub async fn run(context: &Context, command: ClientCommand) -> Result<ExitStatus
         let rows = publishers(&stats.good, topic);
         return show(context, &rows, true, &stats, &errors);
     }
-    let rows = consumers(&stats.good, object.as_ref());
+    let rows = consumer_rows(&stats.good, object.as_ref());
     if let Some(object) = &object
         && rows.is_empty()
         && errors.is_empty()
@@ -105,7 +105,7 @@ pub async fn of_channel(context: &Context, flags: &ChannelClientsFlags) -> Resul
     let object = flags.channel.object()?;
     let cluster = Cluster::find(&context.targets).await?;
     let (stats, errors) = ask(&cluster, Some(&object)).await;
-    let rows = consumers(&stats.good, Some(&object));
+    let rows = consumer_rows(&stats.good, Some(&object));
     if rows.is_empty() && errors.is_empty() && !has(&stats.good, &object) {
         return Err(unknown(&cluster, &object).await);
     }
@@ -139,7 +139,8 @@ fn has(stats: &[(String, Stats)], object: &Object) -> bool {
     })
 }
 
-fn consumers<'a>(stats: &'a [(String, Stats)], object: Option<&Object>) -> Vec<Row<'a>> {
+/// The connections of consumers, of all channels or of those that are meant.
+pub fn consumer_rows<'a>(stats: &'a [(String, Stats)], object: Option<&Object>) -> Vec<Row<'a>> {
     let mut rows = Vec::new();
     for (node, stats) in stats {
         for topic in stats.topics.iter().flatten() {
@@ -208,49 +209,54 @@ fn show(
         }
         output.table(&table)?;
     } else {
-        let mut table = Table::new(&[
-            "TOPIC",
-            "CHANNEL",
-            "CLIENT",
-            "HOST",
-            "ADDRESS",
-            "APP",
-            "RDY",
-            "INFLT",
-            "FIN",
-            "REQ",
-            "AGE",
-            "TLS",
-            "COMPRESSION",
-            "NODE",
-        ]);
-        for Row { node, topic_name, channel_name, client } in rows {
-            let compression = match (client.snappy, client.deflate) {
-                (true, _) => "snappy",
-                (false, true) => "deflate",
-                (false, false) => "",
-            };
-            table.row(vec![
-                (*topic_name).into(),
-                (*channel_name).into(),
-                client.client_id.as_str().into(),
-                client.hostname.as_str().into(),
-                client.remote_address.as_str().into(),
-                client.user_agent.as_str().into(),
-                client.ready_count.into(),
-                client.in_flight_count.into(),
-                client.finish_count.into(),
-                client.requeue_count.into(),
-                age(client),
-                yes(client.tls).into(),
-                compression.into(),
-                (*node).into(),
-            ]);
-        }
-        output.table(&table)?;
+        output.table(&consumer_table(rows))?;
     }
     output.node_errors(errors);
     Ok(verdict(stats.good.len(), errors))
+}
+
+/// One row per connection of a consumer.
+pub fn consumer_table(rows: &[Row<'_>]) -> Table {
+    let mut table = Table::new(&[
+        "TOPIC",
+        "CHANNEL",
+        "CLIENT",
+        "HOST",
+        "ADDRESS",
+        "APP",
+        "RDY",
+        "INFLT",
+        "FIN",
+        "REQ",
+        "AGE",
+        "TLS",
+        "COMPRESSION",
+        "NODE",
+    ]);
+    for Row { node, topic_name, channel_name, client } in rows {
+        let compression = match (client.snappy, client.deflate) {
+            (true, _) => "snappy",
+            (false, true) => "deflate",
+            (false, false) => "",
+        };
+        table.row(vec![
+            (*topic_name).into(),
+            (*channel_name).into(),
+            client.client_id.as_str().into(),
+            client.hostname.as_str().into(),
+            client.remote_address.as_str().into(),
+            client.user_agent.as_str().into(),
+            client.ready_count.into(),
+            client.in_flight_count.into(),
+            client.finish_count.into(),
+            client.requeue_count.into(),
+            age(client),
+            yes(client.tls).into(),
+            compression.into(),
+            (*node).into(),
+        ]);
+    }
+    table
 }
 
 /// A consumer: connections of one program to several nodes.

@@ -6,6 +6,7 @@
 mod live;
 
 use std::ffi::OsString;
+use std::time::Instant;
 
 use clap::{CommandFactory, ValueEnum};
 use clap_complete::CompleteEnv;
@@ -14,7 +15,7 @@ use clap_complete::env::Shells;
 use crate::cli::Cli;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
-pub use live::{channels, nodes, profiles, settings, topics};
+pub use live::{channels, client_options, lookupds, nodes, profiles, settings, tcp_addresses, topics};
 
 /// The variable by which a script asks.
 const VARIABLE: &str = "NSQ_COMPLETE";
@@ -41,11 +42,12 @@ pub fn run(output: Output, shell: Shell) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Done)
 }
 
-/// Answers a script, if it asks. Returns whether it did.
-pub fn answer(line: &[OsString]) -> bool {
+/// Answers a script, if it asks. Returns whether it did. `started_at` is when the program started.
+pub fn answer(line: &[OsString], started_at: Instant) -> bool {
     if std::env::var_os(VARIABLE).is_none() {
         return false;
     }
+    live::started_at(started_at);
     let folder = std::env::current_dir().ok();
     let answered = CompleteEnv::with_factory(Cli::command).var(VARIABLE).bin("nsq");
     // A shell shows nothing if completion fails.

@@ -90,20 +90,24 @@ pub async fn channel(context: &Context, flags: &CreateChannelFlags) -> Result<Ex
             lookupd.client.create_channel(topic, channel).await
         })
         .await;
-    answers.extend(
-        cluster
-            .on_nodes(CREATE.name, async |node: &Node| match flags.start {
-                Some(start) => node.client.create_channel_at(topic, channel, start).await,
-                None => node.client.create_channel(topic, channel).await,
-            })
-            .await,
-    );
+    let on_nodes = cluster
+        .on_nodes(CREATE.name, async |node: &Node| match flags.start {
+            Some(start) => node.client.create_channel_at(topic, channel, start).await,
+            None => node.client.create_channel(topic, channel).await,
+        })
+        .await;
+    let is_on_no_node = on_nodes.good.is_empty() && on_nodes.errors.is_empty();
+    answers.extend(on_nodes);
     if answers.good.is_empty() && answers.errors.iter().chain(&cluster.errors).all(is_absence) {
         let message = format!("cannot create channel {channel}: no node has topic {topic}");
         return Err(Failure::new(ExitStatus::NotFound, message)
             .hint(format!("create the topic first: nsq topic create {topic} --on all")));
     }
-    conclude(context, &cluster, CREATE, &object, answers).await
+    let status = conclude(context, &cluster, CREATE, &object, answers).await?;
+    if is_on_no_node {
+        context.output.warning(&format!("no nsqd has topic {topic}; created at lookupd only"));
+    }
+    Ok(status)
 }
 
 /// Whether the daemon only lacks the topic.

@@ -1,7 +1,8 @@
 //! `nsq dev`: nsqlookupds, nsqds and the dashboard in one process, for development and experiments.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -83,6 +84,9 @@ pub struct DevFlags {
     /// Use any free ports; stdout shows them.
     #[arg(long)]
     ephemeral_ports: bool,
+    /// Write a line to this open file descriptor, a pipe or a file, when all daemons answer.
+    #[arg(long, value_name = "N")]
+    ready_fd: Option<u32>,
     /// Minimum level of log lines on stderr: debug, info, warn, error or fatal.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log_level: Level,
@@ -102,6 +106,7 @@ pub fn run(flags: DevFlags, targets: &TargetFlags, output: Output) -> Result<Exi
         )?;
         return Ok(ExitCode::SUCCESS);
     }
+    let ready = flags.ready_fd.map(ready_file).transpose()?;
     let _flush = log::FlushOnDrop;
     let logger = |program: &str, number: usize, count: usize| match count {
         1 => Logger::new(format!("[{program}] "), flags.log_level),
@@ -126,6 +131,11 @@ pub fn run(flags: DevFlags, targets: &TargetFlags, output: Output) -> Result<Exi
     let outcome = runtime.block_on(async {
         let mut signals = StopSignals::catch().map_err(Failure::failed)?;
         let mut dev = Dev::start(&flags, &nsqd_config, lookupd_loggers, nsqd_loggers, admin_logger).await?;
+        if let Some(mut file) = ready {
+            file.write_all(b"ready\n").map_err(|error| {
+                Failure::failed(format_args!("cannot write to the descriptor of --ready-fd: {error}"))
+            })?;
+        }
         // stdout may be blocked or unread; signals must be handled nevertheless.
         let banner = dev.banner(&flags).text(output.is_json());
         let printing = tokio::task::spawn_blocking(move || output.data(banner));
@@ -160,6 +170,14 @@ pub fn run(flags: DevFlags, targets: &TargetFlags, output: Output) -> Result<Exi
     // The task that prints may be blocked on stdout.
     runtime.shutdown_background();
     outcome
+}
+
+/// The open file of `--ready-fd`.
+fn ready_file(number: u32) -> Result<File, Failure> {
+    OpenOptions::new().write(true).open(format!("/dev/fd/{number}")).map_err(|error| {
+        Failure::usage(format_args!("invalid --ready-fd {number}: {error}"))
+            .hint("give the number of a descriptor that is open for writing, such as 3 with 3>FILE")
+    })
 }
 
 /// An nsqd with its data directory.

@@ -1,20 +1,23 @@
 //! `nsq help [TOPIC | COMMAND...]`: pages about the tool as a whole, or the help of a command.
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::nearest;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub struct HelpFlags {
-    /// A command, such as `topic create`, or one of: exit-codes, formatting, targets, cheat, migrating.
+    /// A command, such as `topic create`, or one of: flags, exit-codes, formatting, targets, cheat, migrating.
     #[arg(value_name = "WORD")]
     words: Vec<String>,
 }
 
-/// The pages, by name.
+/// The page of the flags that every command has, which is made from their definitions.
+const FLAGS_PAGE: &str = "flags";
+
+/// The other pages, by name.
 const PAGES: &[(&str, &str)] = &[
     ("exit-codes", EXIT_CODES),
     ("formatting", FORMATTING),
@@ -129,20 +132,25 @@ pub fn run(flags: &HelpFlags, output: Output) -> Result<ExitStatus, Failure> {
     {
         return output.data(page).map(|()| ExitStatus::Done);
     }
-    let mut command = Cli::command();
+    if flags.words.iter().eq([FLAGS_PAGE]) {
+        let page = cli::global_flags().render_long_help();
+        let page = if output.colors_stdout() { page.ansi().to_string() } else { page.to_string() };
+        return output.data(format!("Flags of every command.\n\n{page}")).map(|()| ExitStatus::Done);
+    }
+    let mut command = cli::command();
     command.build();
     let mut found = &mut command;
     for word in &flags.words {
         let names: Vec<String> =
             found.get_subcommands().map(|command| command.get_name().to_owned()).collect();
         let Some(below) = found.find_subcommand_mut(word) else {
-            let pages = PAGES.iter().map(|(name, _)| *name);
+            let pages = PAGES.iter().map(|(name, _)| *name).chain([FLAGS_PAGE]);
             let failure =
                 Failure::usage(format_args!("there is no command or page {:?}", flags.words.join(" ")));
             return Err(match nearest(word, names.iter().map(String::as_str).chain(pages)) {
                 Some(near) => failure.hint(format!("did you mean {near}?")),
                 None => failure.hint(
-                    "`nsq help` lists the commands; pages: exit-codes formatting targets cheat migrating",
+                    "`nsq help` lists the commands; pages: flags exit-codes formatting targets cheat migrating",
                 ),
             });
         };
@@ -154,7 +162,7 @@ pub fn run(flags: &HelpFlags, output: Output) -> Result<ExitStatus, Failure> {
         false => output.data(help.to_string())?,
     }
     if flags.words.is_empty() {
-        output.data("\nPages: nsq help exit-codes | formatting | targets | cheat | migrating\n")?;
+        output.data("\nPages: nsq help flags | exit-codes | formatting | targets | cheat | migrating\n")?;
     }
     Ok(ExitStatus::Done)
 }

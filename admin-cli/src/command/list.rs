@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use clap::Args;
 use nsq::admin::StatsQuery;
+use regex::bytes::Regex;
 use serde::Serialize;
 use serde_json::json;
 
@@ -12,14 +14,43 @@ use super::stat::{flags_of_channel, flags_of_topic};
 use crate::cluster::{Ask, Cluster, ClusterSamples, Lookupd, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
+use crate::patterns::parse_pattern;
 use crate::report::{ChannelReport, TopicReport, report};
 use crate::table::Table;
 
-/// Lists all topics, including those that are only registered.
-pub async fn topics(context: &Context) -> Result<ExitStatus, Failure> {
+pub const EXAMPLES: &str = "\
+Examples:
+  nsq topic ls                          # topics that a node has
+  nsq topic ls '^orders' -o name        # names that begin with orders
+  nsq topic ls --inactive               # also topics that are only registered with an nsqlookupd";
+
+#[derive(Debug, Args)]
+pub struct ListTopicsFlags {
+    /// Only topics whose name matches this regular expression.
+    #[arg(value_name = "PATTERN", value_parser = parse_pattern)]
+    pattern: Option<Regex>,
+    /// Also list topics that are registered with an nsqlookupd and that no node has.
+    #[arg(long)]
+    inactive: bool,
+}
+
+/// Lists topics. A topic that no node has is hidden only if all nodes answered.
+pub async fn topics(context: &Context, flags: &ListTopicsFlags) -> Result<ExitStatus, Failure> {
     let cluster = Cluster::find(&context.targets).await?;
-    let Found { topics, errors, answered } = find(&cluster, None).await;
+    let Found { mut topics, errors, answered } = find(&cluster, None).await;
     let output = context.output;
+    if let Some(pattern) = &flags.pattern {
+        topics.retain(|topic| pattern.is_match(topic.topic_name.as_bytes()));
+    }
+    if !flags.inactive && errors.is_empty() && cluster.errors.is_empty() {
+        let all = topics.len();
+        topics.retain(|topic| topic.node_count > 0);
+        match all - topics.len() {
+            0 => {}
+            1 => output.note("1 inactive topic is hidden; --inactive lists it"),
+            hidden => output.note(&format!("{hidden} inactive topics are hidden; --inactive lists them")),
+        }
+    }
     if output.is_json() {
         output.json(&json!({"topics": topics, "node_errors": errors}))?;
     } else {

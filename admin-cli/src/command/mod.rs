@@ -1,7 +1,7 @@
 //! The commands, one file per verb. Each takes its flags and a [`Context`], and returns an exit status or a
 //! [`Failure`].
 //!
-//! In reading order: `dev`; `publish`, `subscribe` and `tail`; `stat`, `top`, `check`; `list`, `node`, `drain`; `create`, `pause`, `empty`, `delete`,
+//! In reading order: `dev`; `publish`, `subscribe` and `tail`; `stat`, `top`, `check`; `list`, `show`, `node`, `drain`; `create`, `pause`, `empty`, `delete`,
 //! `undo`, `retention`, `policy`, `policy_test`, `dead`, `inspect`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`;
 //! `lookup`, `client`, `find`, `wait`, `graph`, `rtt`, `transfer`; `cluster_state`, `support`, `profile`, `api`, `explain`, `help`, `version`.
 
@@ -28,6 +28,8 @@ pub mod top;
 pub mod tail;
 
 pub mod list;
+
+pub mod show;
 
 pub mod node;
 

@@ -12,14 +12,15 @@ use nsqd::policy::setting::Setting;
 use nsqd::policy::settings::Settings;
 use nsqd::policy::settings::{Change, DEFAULT, Level};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Context;
 use super::change::{Verb, conclude};
 use super::policy_test::TestFlags;
-use crate::cluster::{Cluster, Node, NodeError, verdict};
+use crate::cluster::{Answers, Cluster, Node, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
+use crate::output::Output;
 use crate::table::Table;
 
 /// `nsq policy ...`
@@ -178,51 +179,65 @@ pub fn read(path: &Path) -> Result<(String, PolicyFile), Failure> {
 async fn explain(context: &Context, flags: &ExplainFlags) -> Result<ExitStatus, Failure> {
     let object = Object::parse(&flags.object)?;
     let cluster = Cluster::find(&context.targets).await?;
-    let answers = (cluster.on_nodes("explain", async |node: &Node| {
-        node.client.explain_policy(&object.topic, object.channel.as_deref()).await
-    }))
-    .await;
+    let answers = ask_settings(&cluster, &object).await;
     let errors: Vec<NodeError> = answers.errors.iter().chain(&cluster.errors).cloned().collect();
     let output = context.output;
     if output.is_json() {
-        #[derive(Serialize)]
-        struct OnNode<'a> {
-            node: &'a str,
-            #[serde(flatten)]
-            answer: &'a PolicyExplainResponse,
-        }
-        let nodes: Vec<_> = answers.good.iter().map(|(node, answer)| OnNode { node, answer }).collect();
+        let nodes = settings_of_nodes(&answers.good);
         output.json(&json!({ "nodes": nodes, "node_errors": errors }))?;
     } else {
-        let mut groups: Vec<(Vec<&str>, &PolicyExplainResponse)> = Vec::new();
-        for (node, answer) in &answers.good {
-            match groups.iter_mut().find(|(_, known)| known.settings == answer.settings) {
-                Some((nodes, _)) => nodes.push(node),
-                None => groups.push((vec![node], answer)),
-            }
-        }
-        let differ = groups.len() > 1;
-        for (nodes, answer) in groups {
-            if differ {
-                output.text(format!("at {}:\n", nodes.join(", ")))?;
-            }
-            let mut table = Table::new(&["SETTING", "VALUE", "FROM"]);
-            for setting in &answer.settings {
-                let value = setting.value.as_deref().map_or("-", |value| value);
-                table.row(vec![
-                    setting.name.as_str().into(),
-                    printable(value).to_string().into(),
-                    origin(setting, answer).into(),
-                ]);
-            }
-            output.table(&table)?;
-        }
+        show_settings(output, &answers.good)?;
         if !answers.good.is_empty() && answers.good.iter().all(|(_, answer)| !answer.exists) {
             output.note(&format!("no node has {} {object} yet; it would get these settings", object.kind()));
         }
     }
     output.node_errors(&errors);
     Ok(verdict(answers.good.len(), &errors))
+}
+
+/// Asks all nodes for the settings of a topic or channel.
+pub async fn ask_settings(cluster: &Cluster, object: &Object) -> Answers<PolicyExplainResponse> {
+    let call = async |node: &Node| node.client.explain_policy(&object.topic, object.channel.as_deref()).await;
+    cluster.on_nodes("explain", call).await
+}
+
+/// The answers with the names of their nodes, as JSON.
+pub fn settings_of_nodes(answers: &[(String, PolicyExplainResponse)]) -> Value {
+    #[derive(Serialize)]
+    struct OnNode<'a> {
+        node: &'a str,
+        #[serde(flatten)]
+        answer: &'a PolicyExplainResponse,
+    }
+    json!(answers.iter().map(|(node, answer)| OnNode { node, answer }).collect::<Vec<_>>())
+}
+
+/// Prints the settings; once if they are the same on all nodes.
+pub fn show_settings(output: Output, answers: &[(String, PolicyExplainResponse)]) -> Result<(), Failure> {
+    let mut groups: Vec<(Vec<&str>, &PolicyExplainResponse)> = Vec::new();
+    for (node, answer) in answers {
+        match groups.iter_mut().find(|(_, known)| known.settings == answer.settings) {
+            Some((nodes, _)) => nodes.push(node),
+            None => groups.push((vec![node], answer)),
+        }
+    }
+    let differ = groups.len() > 1;
+    for (nodes, answer) in groups {
+        if differ {
+            output.text(format!("at {}:\n", nodes.join(", ")))?;
+        }
+        let mut table = Table::new(&["SETTING", "VALUE", "FROM"]);
+        for setting in &answer.settings {
+            let value = setting.value.as_deref().map_or("-", |value| value);
+            table.row(vec![
+                setting.name.as_str().into(),
+                printable(value).to_string().into(),
+                origin(setting, answer).into(),
+            ]);
+        }
+        output.table(&table)?;
+    }
+    Ok(())
 }
 
 fn origin(setting: &ExplainedSetting, answer: &PolicyExplainResponse) -> String {

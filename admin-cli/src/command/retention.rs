@@ -78,7 +78,10 @@ pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Fa
         true => node.client.plan_seek(&object.topic, channel, flags.to).await,
         false => node.client.seek_channel(&object.topic, channel, flags.to).await,
     };
-    let answers = cluster.on_nodes(SEEK.name, call).await;
+    let mut answers = cluster.on_nodes(SEEK.name, call).await;
+    for error in answers.errors.iter_mut().filter(|error| error.code == "NOTHING_RETAINED") {
+        error.message = format!("the topic keeps nothing; `nsq topic retain {} --for 24h`", object.topic);
+    }
     if !context.output.is_json() {
         let line = |(node, moved): &(String, SeekResponse)| {
             let clamped = if moved.clamped { ", starting at the oldest retained message" } else { "" };

@@ -74,6 +74,7 @@ pub fn run(line: Line<Flags>) -> Result<ExitCode, Exit> {
         skip: 0,
         pause,
         drop_final_newline: true,
+        keep_empty: false,
     };
     let config = config.user_agent(user_agent(tool));
     block_on(async move {

@@ -58,6 +58,9 @@ pub struct OutputFlags {
     /// Do not round figures.
     #[arg(long, global = true)]
     exact: bool,
+    /// Print only data, warnings and errors: no notes and no progress.
+    #[arg(long, short, global = true)]
+    quiet: bool,
     /// Use colour: auto, always or never. NO_COLOR and CLICOLOR_FORCE change the default.
     #[arg(long, global = true, value_name = "WHEN", value_enum, hide_possible_values = true)]
     color: Option<ColorChoice>,
@@ -73,6 +76,7 @@ pub struct Form {
     pub header: bool,
     pub utc: bool,
     pub exact: bool,
+    pub quiet: bool,
     pub stdout_color: bool,
     pub stderr_color: bool,
 }
@@ -151,6 +155,7 @@ impl OutputFlags {
             header: !self.no_header,
             utc: self.utc,
             exact: self.exact,
+            quiet: self.quiet,
             stdout_color: color(terminals.stdout),
             stderr_color: color(terminals.stderr),
         }))

@@ -72,7 +72,7 @@ impl Output {
 
     /// Whether stderr is a terminal: a person waits, and progress may be shown.
     pub fn shows_progress(self) -> bool {
-        self.stderr_is_terminal
+        self.stderr_is_terminal && !self.form.quiet
     }
 
     /// Whether texts on stdout may have colour.
@@ -192,7 +192,7 @@ impl Output {
 
     /// Prints progress, only on a terminal.
     pub fn note(self, text: &str) {
-        if self.stderr_is_terminal {
+        if self.shows_progress() {
             self.warning(text);
         }
     }
@@ -218,6 +218,13 @@ impl Output {
             (false, true) => failure.text().replacen("nsq:", &format!("{RED}nsq:{PLAIN}"), 1),
             (false, false) => failure.text(),
         };
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+
+    /// Prints an error of the command line, in its own colours if stderr is a terminal that may have some.
+    pub fn usage_error(self, colored: &str, plain: &str) {
+        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let text = if self.stderr_is_terminal && !is_plain { colored } else { plain };
         let _ = io::stderr().write_all(text.as_bytes());
     }
 

@@ -5,9 +5,10 @@
 //! ranges and the rules between options when a producer or consumer is built.
 //!
 //! Reading order: this file (the options), [`value`] (coercion and ranges), `duration` (Go's spelling of
-//! durations).
+//! durations), `info` (descriptions of the options).
 
 mod duration;
+mod info;
 mod secret;
 mod setting;
 mod value;
@@ -16,6 +17,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use info::OptionInfo;
+use info::{about, values};
 pub use secret::Secret;
 pub use setting::Setting;
 pub use value::{BackoffStrategy, Interval, OptionValue, TlsVersion};
@@ -31,7 +34,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Generates the struct, its defaults, its setters and the by-name setter from one table, so that they always agree.
 macro_rules! options {
-    ($( $(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $range:expr; )*) => {
+    ($( $(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr, $range:expr; )*) => {
         /// The settings of a [`Producer`](crate::Producer) or [`Consumer`](crate::Consumer).
         ///
         /// ```
@@ -51,7 +54,7 @@ macro_rules! options {
         }
 
         impl Config {
-            $( $(#[$doc])*
+            $( $(#[doc = $doc])*
             #[must_use]
             pub fn $name(mut self, value: impl Setting<$type>) -> Self {
                 self.$name = value.into_setting();
@@ -60,6 +63,17 @@ macro_rules! options {
 
             /// The option names that [`Config::set`] accepts.
             pub const OPTION_NAMES: &[&str] = &[$( stringify!($name), )*];
+
+            /// Describes all options, in the order of [`Config::OPTION_NAMES`].
+            pub fn options() -> Vec<OptionInfo> {
+                let defaults = Config::default();
+                vec![$( OptionInfo {
+                    name: stringify!($name),
+                    about: about(concat!($($doc,)*)),
+                    values: values::<$type>(&$range),
+                    default: Some(defaults.$name.to_text()).filter(|text| !text.is_empty()),
+                }, )*]
+            }
 
             fn set_by_name(&mut self, name: &str, value: &OptionValue) -> Option<Result<(), ConfigError>> {
                 match name {

@@ -43,6 +43,10 @@ impl fmt::Debug for Secret {
 impl FromOption for Secret {
     const EXPECTED: &'static str = "text";
 
+    fn to_text(&self) -> String {
+        String::new()
+    }
+
     fn from_option(value: &OptionValue) -> Option<Self> {
         Some(Secret::from(value.to_string()))
     }

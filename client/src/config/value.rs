@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nsq_protocol::StartAt;
+use nsq_protocol::{StartAt, go_duration};
 
 use super::duration;
 
@@ -122,6 +122,9 @@ pub(super) trait FromOption: Sized {
 
     fn from_option(value: &OptionValue) -> Option<Self>;
 
+    /// The value as text that [`FromOption::from_option`] reads; empty if there is none or it is secret.
+    fn to_text(&self) -> String;
+
     /// Returns the range as text if the value is outside of it.
     fn check(&self, _range: &Range) -> Result<(), String> {
         Ok(())
@@ -130,6 +133,10 @@ pub(super) trait FromOption: Sized {
 
 impl FromOption for Duration {
     const EXPECTED: &'static str = "a duration such as 250ms or 1m30s, or milliseconds";
+
+    fn to_text(&self) -> String {
+        go_duration::format(*self)
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         match value {
@@ -151,6 +158,14 @@ impl FromOption for Duration {
 
 impl FromOption for Interval {
     const EXPECTED: &'static str = "a duration such as 250ms, milliseconds, or -1 for off";
+
+    fn to_text(&self) -> String {
+        match self {
+            Interval::ServerDefault => String::new(),
+            Interval::Off => "-1".to_owned(),
+            Interval::Every(interval) => interval.to_text(),
+        }
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         match value {
@@ -174,6 +189,10 @@ impl FromOption for Interval {
 impl FromOption for bool {
     const EXPECTED: &'static str = "true or false";
 
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+
     fn from_option(value: &OptionValue) -> Option<Self> {
         match value {
             OptionValue::Bool(switch) => Some(*switch),
@@ -190,6 +209,10 @@ impl FromOption for bool {
 
 impl FromOption for f64 {
     const EXPECTED: &'static str = "a number";
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         match value {
@@ -218,9 +241,13 @@ fn whole_number(value: &OptionValue) -> Option<i64> {
 }
 
 macro_rules! whole_number_options {
-    ($($type:ty),*) => {
+    ($($type:ty: $expected:literal;)*) => {
         $( impl FromOption for $type {
-            const EXPECTED: &'static str = concat!("a whole number (", stringify!($type), ")");
+            const EXPECTED: &'static str = $expected;
+
+            fn to_text(&self) -> String {
+                self.to_string()
+            }
 
             fn from_option(value: &OptionValue) -> Option<Self> {
                 <$type>::try_from(whole_number(value)?).ok()
@@ -238,10 +265,19 @@ macro_rules! whole_number_options {
     };
 }
 
-whole_number_options!(u8, u16, u32, i64);
+whole_number_options! {
+    u8: "a whole number from 0 to 255";
+    u16: "a whole number from 0 to 65535";
+    u32: "a whole number from 0 to 4294967295";
+    i64: "a whole number";
+}
 
 impl FromOption for String {
     const EXPECTED: &'static str = "text";
+
+    fn to_text(&self) -> String {
+        self.clone()
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         Some(value.to_string())
@@ -251,6 +287,10 @@ impl FromOption for String {
 impl FromOption for PathBuf {
     const EXPECTED: &'static str = "a path";
 
+    fn to_text(&self) -> String {
+        self.display().to_string()
+    }
+
     fn from_option(value: &OptionValue) -> Option<Self> {
         Some(PathBuf::from(value.to_string()))
     }
@@ -258,6 +298,10 @@ impl FromOption for PathBuf {
 
 impl FromOption for IpAddr {
     const EXPECTED: &'static str = "an IP address";
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         let text = value.to_string();
@@ -268,6 +312,10 @@ impl FromOption for IpAddr {
 
 impl<T: FromOption> FromOption for Option<T> {
     const EXPECTED: &'static str = T::EXPECTED;
+
+    fn to_text(&self) -> String {
+        self.as_ref().map(T::to_text).unwrap_or_default()
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         T::from_option(value).map(Some)
@@ -281,6 +329,10 @@ impl<T: FromOption> FromOption for Option<T> {
 impl FromOption for StartAt {
     const EXPECTED: &'static str = "earliest, latest, an RFC 3339 or Unix time, seq:NUMBER or id:MESSAGE-ID";
 
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+
     fn from_option(value: &OptionValue) -> Option<Self> {
         value.to_string().parse().ok()
     }
@@ -288,6 +340,13 @@ impl FromOption for StartAt {
 
 impl FromOption for BackoffStrategy {
     const EXPECTED: &'static str = "exponential or full_jitter";
+
+    fn to_text(&self) -> String {
+        match self {
+            BackoffStrategy::Exponential => "exponential".to_owned(),
+            BackoffStrategy::FullJitter => "full_jitter".to_owned(),
+        }
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         match value.to_string().as_str() {
@@ -300,6 +359,17 @@ impl FromOption for BackoffStrategy {
 
 impl FromOption for TlsVersion {
     const EXPECTED: &'static str = "ssl3.0, tls1.0, tls1.1, tls1.2 or tls1.3";
+
+    fn to_text(&self) -> String {
+        let text = match self {
+            TlsVersion::Ssl30 => "ssl3.0",
+            TlsVersion::Tls10 => "tls1.0",
+            TlsVersion::Tls11 => "tls1.1",
+            TlsVersion::Tls12 => "tls1.2",
+            TlsVersion::Tls13 => "tls1.3",
+        };
+        text.to_owned()
+    }
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         match value.to_string().as_str() {

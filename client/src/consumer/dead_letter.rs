@@ -23,6 +23,14 @@ pub enum DeadLetter {
     Server,
 }
 
+impl Delivery {
+    /// Publishes the message's body to a topic of dead letters, with the headers that [`DeadLetter::Topic`] lists. Does not
+    /// finish the message: do so if this succeeds.
+    pub async fn publish_dead_letter(&self, topic: &Topic, reason: &str) -> Result<(), HandlerError> {
+        publish(topic, self, reason).await
+    }
+}
+
 /// Publishes a dead letter.
 pub(super) async fn publish(topic: &Topic, message: &Delivery, reason: &str) -> Result<(), HandlerError> {
     let own = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nsq_protocol::{ChannelStats, E2eLatency, TopicStats};
+use nsq_protocol::{ChannelStats, DedupeStats, E2eLatency, TopicStats};
 use serde::Serialize;
 
 /// Events per second.
@@ -85,6 +85,9 @@ pub struct TopicFigures {
     pub overflow_count: u64,
     /// Messages that were not stored because their id was remembered. Not in NSQ.
     pub duplicate_count: u64,
+    /// The ids that are remembered; `None` if none is. Not in NSQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedupe: Option<Box<DedupeStats>>,
 }
 
 /// The messages that a topic retains.
@@ -94,6 +97,8 @@ pub struct Retained {
     pub count: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// When the oldest was published, in nanoseconds since 1970; 0 if there is none or it is unknown.
+    pub oldest_at: i64,
 }
 
 /// The figures of a channel.
@@ -174,12 +179,14 @@ impl TopicFigures {
             ingress_bytes: None,
             rates: None,
             latency: WorstLatency::of(&stats.e2e_processing_latency),
-            retained: stats
-                .retention
-                .as_ref()
-                .map(|retained| Retained { count: retained.retained_count, bytes: retained.retained_bytes }),
+            retained: stats.retention.as_ref().map(|retained| Retained {
+                count: retained.retained_count,
+                bytes: retained.retained_bytes,
+                oldest_at: retained.oldest_retained_at,
+            }),
             overflow_count: stats.overflow_count,
             duplicate_count: stats.dedupe.map_or(0, |dedupe| dedupe.duplicate_count),
+            dedupe: stats.dedupe.map(Box::new),
         }
     }
 
@@ -199,9 +206,17 @@ impl TopicFigures {
             let sum = self.retained.get_or_insert_default();
             sum.count += retained.count;
             sum.bytes += retained.bytes;
+            let known = [sum.oldest_at, retained.oldest_at].into_iter().filter(|at| *at > 0);
+            sum.oldest_at = known.min().unwrap_or(0);
         }
         self.overflow_count += other.overflow_count;
         self.duplicate_count += other.duplicate_count;
+        if let Some(dedupe) = &other.dedupe {
+            let sum = self.dedupe.get_or_insert_default();
+            sum.id_count += dedupe.id_count;
+            sum.duplicate_count += dedupe.duplicate_count;
+            sum.dropped_id_count += dedupe.dropped_id_count;
+        }
     }
 
     /// Sets the rates since an earlier sample of the same run, without the channels'.

@@ -3,6 +3,7 @@
 mod build;
 pub(crate) mod disk_trend;
 mod figures;
+mod of_samples;
 pub(crate) mod node_sample;
 
 use std::sync::Arc;

@@ -1,12 +1,15 @@
-//! Names of the cluster for completion: at most 300 ms, and at most every 5 s. Without an answer, there are none.
+//! Names of the cluster for completion: at most 250 ms after the start of the program, and at most every 5 s. Without an
+//! answer, there are none.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use clap_complete::CompletionCandidate;
+use nsq::Config;
 use nsq::admin::StatsQuery;
 use nsqd::policy::setting::Setting;
 use serde::{Deserialize, Serialize};
@@ -14,10 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Cluster;
 use crate::profile::store;
 use crate::security::Security;
-use crate::targets::{TargetFlags, Targets};
+use crate::targets::{DEFAULT_LOOKUPD, TargetFlags, Targets};
 
-/// Maximum time to ask the cluster.
-const LIMIT: Duration = Duration::from_millis(300);
+/// Maximum time from the start of the program until it stops waiting for the cluster. A completion must take less than
+/// 300 ms; the rest is for starting the program and for printing.
+const LIMIT: Duration = Duration::from_millis(250);
+/// Maximum time to wait for one reply: nodes are found first and asked then, and a silent one must not hide the others.
+const REPLY_LIMIT: Duration = Duration::from_millis(100);
+/// When the program started, if it completes a command line.
+static STARTED_AT: OnceLock<Instant> = OnceLock::new();
 /// How long names are kept in the cache.
 const KEPT: Duration = Duration::from_secs(5);
 
@@ -28,6 +36,13 @@ struct Names {
     /// As `TOPIC/CHANNEL`.
     channels: BTreeSet<String>,
     nodes: BTreeSet<String>,
+    #[serde(default)]
+    tcp_addresses: BTreeSet<String>,
+}
+
+/// Sets the moment from which [`LIMIT`] counts. The first call counts.
+pub(super) fn started_at(moment: Instant) {
+    let _ = STARTED_AT.set(moment);
 }
 
 /// Topics of the cluster.
@@ -44,6 +59,27 @@ pub fn channels() -> Vec<CompletionCandidate> {
 /// HTTP addresses of nsqds.
 pub fn nodes() -> Vec<CompletionCandidate> {
     candidates(names().nodes)
+}
+
+/// TCP addresses of nsqds.
+pub fn tcp_addresses() -> Vec<CompletionCandidate> {
+    candidates(names().tcp_addresses)
+}
+
+/// HTTP addresses of nsqlookupds: those of the environment and of the profiles, or else the one of this machine.
+pub fn lookupds() -> Vec<CompletionCandidate> {
+    let mut known: BTreeSet<String> =
+        store::load().unwrap_or_default().profile.into_values().flat_map(|profile| profile.lookupd).collect();
+    known.extend(targets().into_iter().flat_map(|targets| targets.lookupds));
+    if known.is_empty() {
+        known.insert(DEFAULT_LOOKUPD.to_owned());
+    }
+    candidates(known)
+}
+
+/// Options of the client library, as `NAME=`.
+pub fn client_options() -> Vec<CompletionCandidate> {
+    candidates(Config::OPTION_NAMES.iter().map(|name| format!("{name}=")).chain(["help".to_owned()]))
 }
 
 /// Names of profiles.
@@ -69,7 +105,10 @@ fn names() -> Names {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return Names::default() };
-    let asked = runtime.block_on(async { tokio::time::timeout(LIMIT, ask(&targets)).await });
+    let deadline = *STARTED_AT.get_or_init(Instant::now) + LIMIT;
+    let asked = runtime.block_on(async { tokio::time::timeout_at(deadline.into(), ask(&targets)).await });
+    // Resolving a host name cannot be interrupted; dropping the runtime would wait for it.
+    runtime.shutdown_background();
     // A cluster that does not answer must not delay the next completion either.
     let names = asked.ok().flatten().unwrap_or_default();
     if let Some(path) = cache {
@@ -82,7 +121,7 @@ fn targets() -> Option<Targets> {
     let environment = |name: &str| std::env::var(name).ok();
     let chosen = store::load().ok()?.choose(environment("NSQ_PROFILE").as_deref()).ok()?;
     let mut targets = Targets::resolve(TargetFlags::default(), environment, chosen.as_ref()).ok()?;
-    targets.timeout = LIMIT;
+    targets.timeout = REPLY_LIMIT;
     let profile = chosen.filter(|chosen| chosen.is_explicit || targets.are_of(&chosen.profile));
     targets.security = Security::of_profile(profile.as_ref().map(|chosen| &chosen.profile)).ok()?;
     Some(targets)
@@ -91,8 +130,11 @@ fn targets() -> Option<Targets> {
 async fn ask(targets: &Targets) -> Option<Names> {
     let cluster = Cluster::find(targets).await.ok()?;
     let stats = cluster.stats(&StatsQuery::default()).await;
-    let mut names =
-        Names { nodes: cluster.nodes.iter().map(|node| node.name.clone()).collect(), ..Names::default() };
+    let mut names = Names {
+        nodes: cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+        tcp_addresses: cluster.nodes.iter().map(|node| node.tcp_address.clone()).collect(),
+        ..Names::default()
+    };
     for topic in stats.good.iter().flat_map(|(_, stats)| stats.topics.iter().flatten()) {
         let of_topic =
             topic.channels.iter().map(|channel| format!("{}/{}", topic.topic_name, channel.channel_name));

@@ -1,8 +1,8 @@
 //! `nsq peek`, `nsq message` and `nsq why`: look at messages, change one, and find out what holds a channel up.
-//! `offline` answers from a data directory.
+//! `offline` answers from a data directory, for `nsq stat`, too.
 
 pub mod message;
-mod offline;
+pub mod offline;
 pub mod peek;
 pub mod why;
 

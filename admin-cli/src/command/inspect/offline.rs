@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use nsq::admin::PeekPage;
+use nsq_cluster::{Sample, Samples};
 use nsq_protocol::{PeekEnd, WhyCause, WhyResponse};
+use nsqd::channel::Channel;
 use nsqd::clock;
 use nsqd::peek::request::{From, PeekRequest};
 use nsqd::peek::{Peek, Place};
+use nsqd::producers::Producers;
+use nsqd::stats::{self, StatsRequest};
 use nsqd::timers::Expire;
 use nsqd::topic::Topic;
 use nsqd::topic::registry::Registry;
@@ -76,6 +81,33 @@ impl Offline {
         })
     }
 
+    fn channel(&self, topic: &Topic, object: &Object, name: &str) -> Result<Arc<Channel>, Failure> {
+        topic.channel(name).ok_or_else(|| {
+            let names: Vec<String> =
+                topic.channels().iter().map(|channel| channel.name().to_string()).collect();
+            let failure = not_found(object, names.iter().map(String::as_str));
+            match failure.hint.as_ref().is_some_and(|hint| hint.starts_with("did")) {
+                true => failure,
+                false => failure.hint(format!("`nsq data inspect {}` lists the channels", self.name())),
+            }
+        })
+    }
+
+    /// The figures of all topics, and an error if one of the objects is missing.
+    pub fn samples(&self, wanted: &[Object]) -> Result<Samples, Failure> {
+        for object in wanted {
+            let topic = self.topic(object)?;
+            if let Some(name) = &object.channel {
+                self.channel(&topic, object, name)?;
+            }
+        }
+        let request =
+            StatsRequest { include_clients: false, include_memory: false, ..StatsRequest::default() };
+        let stats = stats::collect(&self.registry, &Producers::default(), 0, request);
+        self.directory.check_unchanged()?;
+        Ok(Samples::from([(self.name(), Sample { taken_at: Instant::now(), stats })]))
+    }
+
     /// The messages that match, up to the limit of the request, which is not that of one page.
     pub fn peek(&self, object: &Object, request: &PeekRequest) -> Result<PeekPage, Failure> {
         let topic = self.topic(object)?;
@@ -84,17 +116,7 @@ impl Offline {
         loop {
             let place = match &object.channel {
                 None => Place::Topic(topic.clone()),
-                Some(name) => Place::Channel(topic.channel(name).ok_or_else(|| {
-                    let names: Vec<String> =
-                        topic.channels().iter().map(|channel| channel.name().to_string()).collect();
-                    let failure = not_found(object, names.iter().map(String::as_str));
-                    match failure.hint.as_ref().is_some_and(|hint| hint.starts_with("did")) {
-                        true => failure,
-                        false => {
-                            failure.hint(format!("`nsq data inspect {}` lists the channels", self.name()))
-                        }
-                    }
-                })?),
+                Some(name) => Place::Channel(self.channel(&topic, object, name)?),
             };
             let limit = request.limit - all.messages.len();
             let mut peek = Peek::new(place, PeekRequest { from, limit, ..request.clone() });

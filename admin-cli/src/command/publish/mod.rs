@@ -68,6 +68,9 @@ pub struct PublishFlags {
     /// Each file, or stdin, is a JSON array: publish its elements.
     #[arg(long, conflicts_with_all = ["delimiter", "print0", "whole"])]
     json_array: bool,
+    /// Do not skip empty lines and files: fail at the first one, because NSQ has no empty messages.
+    #[arg(long)]
+    keep_empty: bool,
     /// Publish each file of a directory as one message, in the order of their names.
     #[arg(long, value_name = "DIR")]
     from_dir: Option<PathBuf>,
@@ -161,9 +164,29 @@ pub async fn run(context: &Context, mut flags: PublishFlags) -> Result<ExitStatu
                 failure.message =
                     format!("message {} may or may not be published: {error}", skip + sent.acknowledged + 1);
             }
+            if let Some(message) = defer.and_then(|defer| beyond_limit(defer, &error)) {
+                failure.message = message;
+            }
             Err(sent.advise(failure, skip))
         }
     }
+}
+
+/// What to say if nsqd refuses to defer a message that long.
+fn beyond_limit(defer: Duration, error: &PublishError) -> Option<String> {
+    let text = error.to_string();
+    let (_, limit) = text.split_once("DPUB timeout ")?.1.split_once(" out of range 0-")?;
+    let digits = limit.split(|c: char| !c.is_ascii_digit()).next()?;
+    let limit = Duration::from_millis(digits.parse().ok()?);
+    let [defer, limit] = [defer, limit].map(short);
+    Some(format!("--defer {defer} exceeds nsqd's limit of {limit} (`--max-req-timeout`)"))
+}
+
+/// A duration without units that are zero: `1h`, not `1h0m0s`.
+fn short(duration: Duration) -> String {
+    let text = nsq_protocol::go_duration::format(duration);
+    let text = text.strip_suffix("m0s").map(|text| format!("{text}m")).unwrap_or(text);
+    text.strip_suffix("h0m").map(|text| format!("{text}h")).unwrap_or(text)
 }
 
 impl PublishFlags {
@@ -181,6 +204,7 @@ impl PublishFlags {
             skip: self.skip,
             pause,
             drop_final_newline: false,
+            keep_empty: self.keep_empty,
         })
     }
 
@@ -421,5 +445,18 @@ fn parse_rate(text: &str) -> Result<f64, String> {
         // Less than one message in eleven days is a mistake, and more than one per nanosecond is no limit.
         Ok(rate) if (1e-6..=1e9).contains(&rate) => Ok(rate),
         _ => Err("expected a number of messages per second, greater than zero".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_no_zero_units() {
+        let cases = [(7200, "2h"), (5400, "1h30m"), (90, "1m30s"), (60, "1m"), (3601, "1h0m1s")];
+        for (seconds, text) in cases {
+            assert_eq!(short(Duration::from_secs(seconds)), text);
+        }
     }
 }

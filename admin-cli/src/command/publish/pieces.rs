@@ -10,8 +10,8 @@ pub const MAX_PIECE_BYTES: usize = 64 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong;
 
-/// Splits the bytes that are read into pieces without their delimiters. Drops empty pieces, because NSQ has no empty
-/// messages.
+/// Splits the bytes that are read into pieces without their delimiters. By default, drops empty pieces, because NSQ has no
+/// empty messages.
 #[derive(Debug)]
 pub struct Pieces {
     /// If empty, the whole input is one piece.
@@ -21,6 +21,8 @@ pub struct Pieces {
     searched: usize,
     /// Whether a line feed at the end of the input is no part of the last piece, whatever the delimiter.
     drops_final_newline: bool,
+    /// Whether a piece between two delimiters may be empty.
+    keeps_empty: bool,
 }
 
 impl Pieces {
@@ -31,12 +33,18 @@ impl Pieces {
             buffer: BytesMut::new(),
             searched: 0,
             drops_final_newline: false,
+            keeps_empty: false,
         }
     }
 
     /// Drops one line feed at the end of an input that does not end with the delimiter.
     pub fn drop_final_newline(self) -> Self {
         Pieces { drops_final_newline: true, ..self }
+    }
+
+    /// Returns empty pieces, too.
+    pub fn keep_empty(self) -> Self {
+        Pieces { keeps_empty: true, ..self }
     }
 
     /// The buffer to read into.
@@ -53,7 +61,7 @@ impl Pieces {
             if piece.len() > MAX_PIECE_BYTES {
                 return Err(TooLong);
             }
-            if !piece.is_empty() {
+            if self.keeps_empty || !piece.is_empty() {
                 return Ok(Some(piece));
             }
         }

@@ -48,6 +48,8 @@ pub struct Reading {
     pub pause: Duration,
     /// Whether a line feed at the end of the input is dropped, whatever the delimiter.
     pub drop_final_newline: bool,
+    /// Whether empty pieces are messages, which are then refused.
+    pub keep_empty: bool,
 }
 
 /// Starts to read. The channel closes after the last message or the first error.
@@ -60,7 +62,7 @@ pub fn read(sources: Vec<Source>, reading: Reading) -> Receiver<Result<Bytes, Fa
                 Source::Bodies(bodies) => feed.all(bodies).await,
                 Source::Generated(template, count) => feed.generated(&template, count).await,
                 Source::WholeFile(path) => match tokio::fs::read(&path).await {
-                    Ok(body) if body.is_empty() => Ok(()),
+                    Ok(body) if body.is_empty() && !feed.reading.keep_empty => Ok(()),
                     Ok(body) => feed.one(body.into()).await,
                     Err(error) => Err(Stop::Failed(Failure::failed(format_args!(
                         "cannot read {}: {error}",
@@ -173,6 +175,9 @@ impl Feed {
         let unreadable =
             |error: io::Error| Stop::Failed(Failure::failed(format_args!("cannot read {name}: {error}")));
         let mut pieces = Pieces::new(&self.reading.delimiter);
+        if self.reading.keep_empty {
+            pieces = pieces.keep_empty();
+        }
         if self.reading.drop_final_newline {
             pieces = pieces.drop_final_newline();
         }

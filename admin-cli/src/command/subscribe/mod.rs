@@ -1,15 +1,17 @@
 //! `nsq sub`: takes the messages of a channel, and prints them, writes them to files or runs a program for each.
 //!
-//! `record` and `template` format messages; `exec` runs programs; `dump` writes files; `last` finds a start; this file takes
+//! `record` and `template` format messages; `exec` runs programs, `given_up` says what happens if they fail; `dump` writes files; `last` finds a start; this file takes
 //! and finishes messages.
 
 pub mod dump;
 pub mod exec;
+mod given_up;
 pub mod last;
 pub mod record;
 pub mod template;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -33,6 +35,7 @@ use crate::names::{ChannelArgument, Object};
 use crate::sources::{self, Purpose, Ready, start_failure};
 use dump::Dump;
 use exec::Verdict;
+use given_up::GivenUp;
 use last::{MAX_LAST, start_of_last};
 use record::{Form, Style};
 use template::{DIRECTIVES, Template};
@@ -54,6 +57,7 @@ Examples:
   nsq sub orders billing -n 5 --json          # five messages with id, time, attempts, node and headers
   nsq sub orders billing --format '%T %i %b'  # in a format of your own
   nsq sub orders billing --exec ./handle      # run a program per message: see --exec
+  nsq sub orders billing --exec ./handle --max-attempts 5 --dead-letter orders.failed
   nsq sub orders billing --until-empty --dump messages   # one file per message";
 
 /// What happens to messages that are printed.
@@ -87,6 +91,12 @@ pub struct SubscribeFlags {
     /// Programs that run at a time, with --exec.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "exec", value_parser = clap::value_parser!(u16).range(1..=1000))]
     concurrency: u16,
+    /// With --exec: give a message up when its program has failed N times, instead of trying again for ever.
+    #[arg(long, value_name = "N", requires = "exec", value_parser = clap::value_parser!(u16).range(1..))]
+    max_attempts: Option<u16>,
+    /// Publish messages that are given up to this topic. [default: drop them]
+    #[arg(long, value_name = "TOPIC", requires = "max_attempts")]
+    dead_letter: Option<String>,
     /// Write each body to a file TOPIC.ID in this directory instead of printing it.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["format", "raw"])]
     dump: Option<PathBuf>,
@@ -153,6 +163,8 @@ struct Session<'a> {
     held: Held<Message>,
     /// Running programs, at most `--concurrency`.
     programs: FuturesUnordered<BoxFuture<'static, Handled>>,
+    /// When a failed message is given up.
+    given_up: Option<Arc<GivenUp>>,
     /// Number of messages still to take.
     remaining: u64,
     /// Number of printed messages that could not be finished any more. nsqd delivers them again.
@@ -167,6 +179,7 @@ impl<'a> Session<'a> {
         form: &'a Form,
     ) -> Result<Self, Failure> {
         let sources = sources::find(&context.targets, Purpose::Consume).await?;
+        let given_up = GivenUp::new(context, flags).await?.map(Arc::new);
         let max_in_flight = flags.limit();
         let remaining = flags.count.unwrap_or(u64::MAX);
         let remaining = if flags.ack == Ack::None { remaining.min(max_in_flight.into()) } else { remaining };
@@ -179,7 +192,7 @@ impl<'a> Session<'a> {
             .lookupd_poll_interval(LOOKUP_INTERVAL)
             .lookupd_poll_timeout(context.targets.timeout)
             .channel_start(from)
-            .headers(form.wants_headers())
+            .headers(form.wants_headers() || flags.dead_letter.is_some())
             .max_in_flight(within(max_in_flight, remaining))
             .topology_region(&flags.topology_region)
             .topology_zone(&flags.topology_zone);
@@ -201,6 +214,7 @@ impl<'a> Session<'a> {
             printed: false,
             held: Held::default(),
             programs: FuturesUnordered::new(),
+            given_up,
             remaining,
             late: 0,
         };
@@ -279,10 +293,27 @@ impl<'a> Session<'a> {
     fn run_programs(&mut self, command: &str) {
         for message in self.taken.drain(..) {
             let (command, object) = (command.to_owned(), self.style.object.clone());
+            let (given_up, output) = (self.given_up.clone(), self.context.output);
             self.programs.push(
                 async move {
                     let status = while_touching(&message, exec::handle(&command, &object, &message)).await;
-                    (message, status.map(Verdict::of))
+                    let mut verdict = status.map(Verdict::of);
+                    if let Some(given_up) = given_up.filter(|given_up| given_up.concerns(&message))
+                        && matches!(verdict, Ok(Verdict::TryAgain | Verdict::Failed))
+                    {
+                        verdict = Ok(match while_touching(&message, given_up.put_away(&message)).await {
+                            Ok(()) => {
+                                output.warning(&given_up.describe(&message));
+                                Verdict::Finish
+                            }
+                            Err(error) => {
+                                output
+                                    .warning(&format!("! message {}: no dead letter: {error}", message.id()));
+                                Verdict::Failed
+                            }
+                        });
+                    }
+                    (message, verdict)
                 }
                 .boxed(),
             );

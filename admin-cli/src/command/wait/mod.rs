@@ -1,6 +1,6 @@
 //! `nsq wait`: waits until a topic or channel is empty, or has consumers; for scripts.
 
-mod condition;
+pub mod condition;
 
 use std::time::Duration;
 

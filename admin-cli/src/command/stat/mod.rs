@@ -1,47 +1,84 @@
 //! `nsq stat`: topics and channels across all nodes, once or repeatedly.
+//!
+//! `sums` has the rows of `--by` and `--sort`, `until` the condition that ends it; this file asks and prints.
 
+mod sums;
+mod until;
+
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use nsq::admin::StatsQuery;
+use nsq_cluster::Samples;
 use nsq_daemon::go_duration;
 use nsq_daemon::shutdown::StopSignals;
 use serde_json::json;
 
 use super::Context;
 use super::change::unknown;
+use super::inspect::offline::{Offline, OfflineFlags};
 use crate::cluster::{Ask, Cluster, ClusterSamples, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
 use crate::report::{ChannelReport, TopicReport, report, select};
 use crate::table::{Cell, Table};
+use sums::{By, Column, Sum};
+use until::Condition;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  nsq stat orders                                             # a topic and its channels
+  nsq stat --sort depth --top 10                              # the ten channels with the most messages
+  nsq stat --by node                                          # one row per node
+  nsq stat --data /var/lib/nsq                                # what a stopped nsqd holds
+  nsq stat orders/billing --until 'depth==0' --timeout 5m     # exit code 7 if it is not empty by then";
 
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct StatFlags {
     /// Show only these: TOPIC or TOPIC/CHANNEL.
     #[arg(value_name = "TOPIC[/CHANNEL]", add = clap_complete::ArgValueCandidates::new(crate::command::completion::channels))]
     objects: Vec<String>,
     /// Refresh until interrupted.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "data")]
     watch: bool,
     /// Time between two refreshes, over which rates are measured.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = go_duration::parse)]
     interval: Duration,
     /// Refresh this many times, then stop.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "data")]
     count: Option<u64>,
     /// Show the figures once, without rates and without waiting.
     #[arg(long, conflicts_with_all = ["watch", "count"])]
     no_rates: bool,
+    /// Show one row per topic, channel or node. [default: topics, each with its channels]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    by: Option<By>,
+    /// Sort by this column, largest first; shows one row per channel without --by.
+    #[arg(long, value_name = "COLUMN", value_enum)]
+    sort: Option<Column>,
+    /// Show only the first N rows; shows one row per channel without --by.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    top: Option<u32>,
+    /// Refresh until this holds for the sum of all rows, such as 'depth==0' or 'clients>0': depth, in_flight, deferred or
+    /// clients, then == != < <= > >= and a number. Exit code 7 if it does not hold within --timeout.
+    #[arg(long, value_name = "CONDITION", value_parser = Condition::parse, conflicts_with_all = ["count", "data"])]
+    until: Option<Condition>,
     /// Ask every nsqd, even if an nsqlookupd has its figures.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "data")]
     direct: bool,
+    #[command(flatten)]
+    offline: OfflineFlags,
 }
 
 pub async fn run(context: &Context, flags: &StatFlags) -> Result<ExitStatus, Failure> {
     let wanted = flags.objects.iter().map(|text| Object::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if flags.interval.is_zero() {
         return Err(Failure::usage("--interval must be greater than zero"));
+    }
+    if let Some(path) = &flags.offline.data {
+        return show_offline(context, flags, &wanted, path);
     }
     let mut signals = StopSignals::catch().map_err(Failure::failed)?;
     tokio::select! {
@@ -50,22 +87,41 @@ pub async fn run(context: &Context, flags: &StatFlags) -> Result<ExitStatus, Fai
     }
 }
 
+/// Shows what a data directory holds.
+fn show_offline(
+    context: &Context,
+    flags: &StatFlags,
+    wanted: &[Object],
+    path: &Path,
+) -> Result<ExitStatus, Failure> {
+    let samples = Offline::open(path, context.output)?.samples(wanted)?;
+    let mut topics = report(None, &samples);
+    select(&mut topics, wanted);
+    let frame = Frame { topics: &topics, samples: (None, &samples), wanted };
+    print(context, flags, &frame, (&[], &[]))?;
+    Ok(ExitStatus::Done)
+}
+
 async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result<ExitStatus, Failure> {
     let query = StatsQuery { topic: only_topic(wanted), ..StatsQuery::default() };
     let mut frames_left = match (flags.count, flags.watch) {
         (Some(count), _) => count,
         (None, true) => u64::MAX,
+        (None, false) if flags.until.is_some() => u64::MAX,
         (None, false) => 1,
     };
+    let limit = context.targets.given_timeout.filter(|_| flags.until.is_some());
+    let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
     let ask = if flags.direct { Ask::Nodes } else { Ask::LookupdsFirst };
     let mut cluster = Cluster::find(&context.targets).await?;
     let mut next_look = tokio::time::Instant::now();
     let mut before = None;
+    let mut is_repeated = false;
     if !flags.no_rates {
         before = Some(cluster.sample(&query, ask).await.samples);
     }
     loop {
-        if before.is_some() {
+        if before.is_some() || is_repeated {
             next_look += flags.interval;
             tokio::time::sleep_until(next_look).await;
         }
@@ -78,15 +134,30 @@ async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result
         {
             return Err(unknown(&cluster, object).await);
         }
-        print(context, flags, &topics, (&errors, &stale))?;
+        let frame = Frame { topics: &topics, samples: (before.as_ref(), &now), wanted };
+        print(context, flags, &frame, (&errors, &stale))?;
         frames_left -= 1;
+        if let Some(condition) = &flags.until {
+            // Figures that are missing or old prove nothing.
+            if errors.is_empty() && stale.is_empty() && condition.holds(&Sum::of(&topics)) {
+                return Ok(ExitStatus::Done);
+            }
+            if let (Some(deadline), Some(limit)) = (deadline, limit)
+                && deadline <= tokio::time::Instant::now() + flags.interval
+            {
+                let limit = go_duration::format(limit);
+                let message = format!("{condition} did not hold within {limit}");
+                return Err(Failure::new(ExitStatus::NotMet, message));
+            }
+        }
         if frames_left == 0 {
             return Ok(verdict(
                 now.len() + cluster.lookupds.len() * usize::from(cluster.nodes.is_empty()),
                 &errors,
             ));
         }
-        before = Some(now);
+        before = (!flags.no_rates).then_some(now);
+        is_repeated = true;
         // Nodes come and go. If no daemon answers, the known nodes are asked again.
         if let Ok(found) = Cluster::find(&context.targets).await {
             cluster = found;
@@ -122,15 +193,46 @@ fn only_topic(wanted: &[Object]) -> Option<String> {
     wanted.iter().all(|object| object.topic == first.topic).then(|| first.topic.clone())
 }
 
+/// What is shown at a time.
+struct Frame<'a> {
+    topics: &'a [TopicReport],
+    /// The samples before and now.
+    samples: (Option<&'a Samples>, &'a Samples),
+    wanted: &'a [Object],
+}
+
+impl Frame<'_> {
+    /// The rows that `--by`, `--sort` and `--top` ask for, if one of them is given.
+    fn rows(&self, flags: &StatFlags, is_partial: bool) -> Option<(By, Vec<Sum>)> {
+        if flags.by.is_none() && flags.sort.is_none() && flags.top.is_none() {
+            return None;
+        }
+        let by = flags.by.unwrap_or(By::Channel);
+        let mut rows = match by {
+            By::Topic => sums::of_topics(self.topics, is_partial),
+            By::Channel => sums::of_channels(self.topics, is_partial),
+            By::Node => sums::of_nodes(self.samples.0, self.samples.1, self.wanted),
+        };
+        sums::arrange(&mut rows, flags.sort, flags.top.map(|top| top as usize));
+        Some((by, rows))
+    }
+}
+
 fn print(
     context: &Context,
     flags: &StatFlags,
-    topics: &[TopicReport],
+    frame: &Frame<'_>,
     (errors, stale): (&[NodeError], &[(String, Duration)]),
 ) -> Result<(), Failure> {
     let output = context.output;
+    let rows = frame.rows(flags, !errors.is_empty());
     if output.is_json() {
-        let mut document = json!({"topics": topics, "node_errors": errors});
+        let mut document = match &rows {
+            None => json!({"topics": frame.topics, "node_errors": errors}),
+            Some((By::Topic, rows)) => json!({"topics": rows, "node_errors": errors}),
+            Some((By::Channel, rows)) => json!({"channels": rows, "node_errors": errors}),
+            Some((By::Node, rows)) => json!({"nodes": rows, "node_errors": errors}),
+        };
         if !stale.is_empty() {
             let old =
                 |(node, age): &(String, Duration)| json!({"node": node, "age_ms": age.as_millis() as u64});
@@ -141,7 +243,10 @@ fn print(
     if flags.watch {
         output.clear()?;
     }
-    output.table(&table(topics, !errors.is_empty()))?;
+    match &rows {
+        None => output.table(&table(frame.topics, !errors.is_empty()))?,
+        Some((by, rows)) => output.table(&sums::table(*by, rows))?,
+    }
     output.node_errors(errors);
     for (node, age) in stale {
         output.warning(&format!("! {node}: no answer; showing its figures from {} s ago", age.as_secs()));
