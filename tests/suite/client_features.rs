@@ -27,8 +27,7 @@ fn crates(features: &[&str]) -> BTreeSet<String> {
 fn a_build_without_features_has_few_dependencies() {
     let lean = crates(&["--no-default-features"]);
     assert!(lean.contains("nsq-rs v0.1.0") && lean.len() <= 60, "{}: {lean:#?}", lean.len());
-    for absent in ["rustls", "ring", "x509-cert", "snap", "flate2", "tracing-attributes", "tower", "prost"]
-    {
+    for absent in ["rustls", "ring", "x509-cert", "snap", "flate2", "tracing-attributes", "tower", "prost"] {
         assert!(!lean.iter().any(|name| name.starts_with(&format!("{absent} "))), "{absent}");
     }
     let whole = crates(&[]);
