@@ -155,6 +155,42 @@ fn to_file_archives_lines_and_finishes_them() {
 }
 
 #[test]
+fn to_file_runs_a_command_for_each_finished_file() {
+    test(async {
+        let folder = TempDir::new().expect("a temporary directory");
+        let nsqd = Daemon::nsqd().start().await;
+        create(&nsqd, "t", "nsq_to_file").await;
+        let (out, copies) = (folder.path().join("out"), folder.path().join("copies"));
+        std::fs::create_dir(&copies).expect("a new folder");
+        let flags = format!(
+            "to-file --topic t --output-dir {} --filename-format <TOPIC><REV>.log --rotate-interval 1h --on-newline escape --retain 1d \
+             --metrics-address 127.0.0.1:0",
+            out.display()
+        );
+        let mut command = bridge(&nsqd, &flags);
+        command.arg("--on-rotate").arg(format!("cp \"$1\" {}; [ \"$NSQ_TOPIC\" != t ]", copies.display()));
+        let mut archiver = Bridge::start(command, folder.path());
+        nsqd.publish("t", "one\ntwo\\").await;
+        nsqd.channel_until("t", "nsq_to_file", "it is taken", |channel| channel.depth == 0).await;
+        archiver.signal(Signal::HUP);
+        let expected = BTreeMap::from([("t-000000.log".to_owned(), "one\\ntwo\\\\\n".to_owned())]);
+        wait::until("the command has copied the file", async || {
+            wait::when(archived(&copies), |copied| *copied == expected)
+        })
+        .await;
+        let metrics = archiver.metrics().await;
+        wait::until("the metrics show that the command failed", async || {
+            let page = http::request(metrics, "GET", "/metrics", b"").await.text();
+            wait::when(page, |page| page.contains("\nnsq_to_file_on_rotate_failures_total 1\n"))
+        })
+        .await;
+        archiver.stop().await;
+        assert_eq!(archived(&out), expected);
+        nsqd.channel_until_finished("t", "nsq_to_file").await;
+    });
+}
+
+#[test]
 fn to_file_touches_messages_until_they_are_synced() {
     test(async {
         let folder = TempDir::new().expect("a temporary directory");
@@ -352,6 +388,9 @@ fn bridges_refuse_wrong_settings_before_they_consume() {
         for line in [
             "to-file --topic t --gzip --filename-format x",
             "to-file --topic t --gzip-level 10",
+            "to-file --topic t --retain 5",
+            "to-file --topic t --rotate-size-of some",
+            "to-file --topic t --record json --on-newline escape",
             "to-file --topic-pattern (",
             "to-file",
             "to-http --topic t",

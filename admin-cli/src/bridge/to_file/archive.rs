@@ -6,9 +6,9 @@
 //! | no record continues a torn one | a file that does not end with a whole record is left alone |
 //! | one writer per file | an exclusive `flock`, which a crash releases |
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,12 +18,13 @@ use flate2::write::GzEncoder;
 use jiff::Zoned;
 use nsq_daemon::log::Logger;
 use nsq_daemon::metrics::{Counter, Histogram};
-use nsq_daemon::{info, warn};
-use rustix::fs::{FlockOperation, flock};
+use nsq_daemon::{error, info, warn};
 
+use super::files::{LockedFile, collect, create_parent, move_without_overwriting, sync_parent};
+use super::finished::{Retain, Retention, run_command};
 use super::gzip_tail::ReadAt;
 use super::names::FileNames;
-use super::record::{RecordFormat, Records};
+use super::record::{RecordFormat, RecordStyle, Records};
 
 /// Bytes to collect before a write.
 const WRITE_BYTES: usize = 256 << 10;
@@ -55,11 +56,25 @@ pub struct Layout {
     pub work_dir: PathBuf,
     /// How files are compressed, if they are.
     pub compress: Option<Compress>,
-    pub record: RecordFormat,
-    /// Bytes before compression after which a file is finished; 0 is no limit.
+    pub record: RecordStyle,
+    /// Bytes after which a file is finished; 0 is no limit.
     pub rotate_bytes: u64,
+    pub rotate_size_of: SizeOf,
     /// Time after which a file is finished; zero is no limit.
     pub rotate_interval: Duration,
+    /// Limits of finished files; none keeps all.
+    pub retain: Vec<Retain>,
+    /// A shell command for each finished file.
+    pub on_rotate: Option<String>,
+}
+
+/// Which bytes count for the size of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SizeOf {
+    /// Those of the records, before compression.
+    Raw,
+    /// Those of the file.
+    File,
 }
 
 impl Layout {
@@ -70,7 +85,9 @@ impl Layout {
 
     /// Whether only new files are written to.
     fn is_exclusive(&self) -> bool {
-        self.compress.is_some() || !self.rotate_interval.is_zero() || self.record == RecordFormat::Length
+        self.compress.is_some()
+            || !self.rotate_interval.is_zero()
+            || self.record.format == RecordFormat::Length
     }
 }
 
@@ -84,6 +101,9 @@ pub struct FileCounts {
     pub finished: Counter,
     pub syncs: Histogram,
     pub failures: Counter,
+    pub deleted: Counter,
+    /// Commands of `--on-rotate` that failed.
+    pub failed_commands: Counter,
 }
 
 /// Writes the files of one topic.
@@ -91,10 +111,12 @@ pub struct FileCounts {
 pub struct Archive {
     pub layout: Arc<Layout>,
     pub names: FileNames,
+    pub topic: String,
     /// Topic and channel, for log lines.
     pub label: String,
     pub logger: Logger,
     pub counts: Arc<FileCounts>,
+    retention: Retention,
     open: Option<OpenFile>,
     /// The name of the current or last file, without its revision.
     name: String,
@@ -103,7 +125,7 @@ pub struct Archive {
 
 #[derive(Debug)]
 struct OpenFile {
-    file: File,
+    file: LockedFile,
     path: PathBuf,
     encoder: Encoder,
     opened_at: Instant,
@@ -165,6 +187,13 @@ impl Member {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Member::Gzip(encoder) => encoder.get_ref().len(),
+            Member::Zstd(encoder) => encoder.get_ref().len(),
+        }
+    }
+
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Member::Gzip(encoder) => encoder.finish(),
@@ -177,11 +206,14 @@ impl Archive {
     pub fn new(
         layout: Arc<Layout>,
         names: FileNames,
-        label: String,
+        [topic, channel]: [&str; 2],
         logger: Logger,
         counts: Arc<FileCounts>,
     ) -> Self {
-        Archive { layout, names, label, logger, counts, open: None, name: String::new(), revision: 0 }
+        let retention = Retention::new(&layout.retain);
+        let (topic, label) = (topic.to_owned(), format!("{topic}/{channel}"));
+        let (open, name, revision) = (None, String::new(), 0);
+        Archive { layout, names, topic, label, logger, counts, retention, open, name, revision }
     }
 
     /// Whether the next record belongs into another file.
@@ -191,10 +223,10 @@ impl Archive {
 
     fn is_due(&self, name: &str) -> bool {
         let Some(open) = &self.open else { return true };
-        let Layout { rotate_bytes, rotate_interval, .. } = *self.layout;
+        let Layout { rotate_bytes, rotate_interval, rotate_size_of, .. } = *self.layout;
         name != self.name
             || (!rotate_interval.is_zero() && open.opened_at.elapsed() > rotate_interval)
-            || (rotate_bytes > 0 && open.bytes > rotate_bytes)
+            || (rotate_bytes > 0 && open.size(rotate_size_of) > rotate_bytes)
     }
 
     /// Writes records, and opens the files that they need. Returns whether it opened one: then the caller should sync.
@@ -278,10 +310,15 @@ impl Archive {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Err("already exists")),
             opened => opened?,
         };
-        if !lock(&file)? {
+        let Some(file) = LockedFile::lock(file)? else {
             return Ok(Err("is being written by another process"));
+        };
+        let metadata = file.metadata()?;
+        if metadata.nlink() == 0 {
+            // Another process applied its limits between the open and the lock.
+            return Ok(Err("was deleted meanwhile"));
         }
-        let len = file.metadata()?.len();
+        let len = metadata.len();
         let limit = self.layout.rotate_bytes;
         if limit > 0 && len > limit {
             return Ok(Err("is larger than --rotate-size"));
@@ -327,9 +364,45 @@ impl Archive {
         let Some(open) = self.open.take() else { return Ok(()) };
         self.counts.finished.add(1);
         // The lock must last until the file is moved.
-        let moved = if self.layout.moves() { self.publish(&open.path) } else { Ok(()) };
+        let moved = if self.layout.moves() { self.publish(&open.path)? } else { open.path };
         drop(open.file);
-        moved
+        self.finished(&moved);
+        Ok(())
+    }
+
+    /// Runs the command for a finished file, and deletes old files. Failures are logged: the records are safe.
+    fn finished(&mut self, path: &Path) {
+        if let Some(command) = &self.layout.on_rotate
+            && let Err(failure) = run_command(command, &self.topic, path)
+        {
+            self.counts.failed_commands.add(1);
+            let (label, path) = (&self.label, path.display());
+            error!(self.logger, "[{label}] --on-rotate failed for {path}: {failure}");
+        }
+        self.apply_retention();
+    }
+
+    /// Applies the limits of finished files if files may have become too old.
+    pub fn retain_if_due(&mut self) {
+        if self.retention.is_due() {
+            self.apply_retention();
+        }
+    }
+
+    fn apply_retention(&mut self) {
+        let depth = self.names.depth(&Zoned::now());
+        let pattern = self.names.own_pattern();
+        let folder = &self.layout.output_dir;
+        let is_own = |relative: &Path| pattern.is_match(relative.as_os_str().as_encoded_bytes());
+        let label = &self.label;
+        let applied = self.retention.apply(folder, depth, is_own, |file| {
+            self.counts.deleted.add(1);
+            info!(self.logger, "[{label}] deleted {} of {} bytes: --retain", file.path.display(), file.len);
+        });
+        if let Err(error) = applied {
+            let folder = folder.display();
+            warn!(self.logger, "[{label}] --retain cannot delete old files in {folder}: {error}");
+        }
     }
 
     /// After a failure: cuts the current file to what was synced and closes it. The records after that must be written again,
@@ -341,15 +414,19 @@ impl Archive {
             self.revision += 1;
         }
         open.file.set_len(open.synced)?;
-        match (open.synced, self.layout.moves()) {
-            (0, _) => fs::remove_file(&open.path),
-            (_, true) => self.publish(&open.path),
-            (_, false) => Ok(()),
-        }
+        let moved = match (open.synced, self.layout.moves()) {
+            (0, _) => return fs::remove_file(&open.path),
+            (_, true) => self.publish(&open.path)?,
+            (_, false) => open.path,
+        };
+        drop(open.file);
+        self.finished(&moved);
+        Ok(())
     }
 
     /// Moves a finished file from the work folder to the output folder, under its own name or that of a later revision.
-    fn publish(&self, path: &Path) -> io::Result<()> {
+    /// Returns where it is.
+    fn publish(&self, path: &Path) -> io::Result<PathBuf> {
         let relative = path.strip_prefix(&self.layout.work_dir).unwrap_or(path);
         let wanted = self.layout.output_dir.join(relative);
         let mut target = wanted.clone();
@@ -372,20 +449,21 @@ impl Archive {
             };
         }
         info!(self.logger, "[{}] moved {} to {}", self.label, path.display(), target.display());
-        Ok(())
+        Ok(target)
     }
 
     /// Finishes what an earlier run left behind when it was killed: cuts an incomplete gzip member or zstd frame at the end of its last file,
     /// and moves its files from the work folder. Skips files that another process writes.
     pub fn recover(&mut self) -> io::Result<()> {
         let depth = self.names.depth(&Zoned::now());
-        let pattern = self.names.pattern(std::process::id());
+        let pattern = self.names.pattern();
         let folder = self.layout.work_dir.clone();
         let mut found = Vec::new();
-        collect(&folder, &folder, depth, &mut |relative, path, modified| {
+        collect(&folder, &folder, depth, &mut |relative, path, metadata| {
             if pattern.is_match(relative.as_os_str().as_encoded_bytes()) {
-                found.push((modified, path));
+                found.push((metadata.modified()?, path));
             }
+            Ok(())
         })?;
         // One run writes one file of a topic at a time.
         found.sort();
@@ -397,9 +475,7 @@ impl Archive {
         }
         for (_, path) in found {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            if !lock(&file)? {
-                continue;
-            }
+            let Some(file) = LockedFile::lock(file)? else { continue };
             let ending = path.extension().and_then(|ending| ending.to_str());
             if let Some(ending @ ("gz" | "zst")) = ending {
                 let len = file.metadata()?.len();
@@ -419,7 +495,9 @@ impl Archive {
                 (_, 0) => fs::remove_file(&path)?,
                 (true, _) => {
                     create_parent(&self.layout.output_dir.join(path.strip_prefix(&folder).unwrap_or(&path)))?;
-                    self.publish(&path)?;
+                    let moved = self.publish(&path)?;
+                    drop(file);
+                    self.finished(&moved);
                 }
                 (false, _) => {}
             }
@@ -431,6 +509,16 @@ impl Archive {
 impl OpenFile {
     fn is_compressed(&self) -> bool {
         matches!(self.encoder, Encoder::Compressed { .. })
+    }
+
+    /// Compressed bytes count when the compressor has written them.
+    fn size(&self, of: SizeOf) -> u64 {
+        let collected = match (of, &self.encoder) {
+            (SizeOf::Raw, _) => return self.bytes,
+            (SizeOf::File, Encoder::Plain(out) | Encoder::Compressed { member: None, out, .. }) => out.len(),
+            (SizeOf::File, Encoder::Compressed { member: Some(member), .. }) => member.len(),
+        };
+        self.written + collected as u64
     }
 
     fn push(&mut self, record: &[u8]) -> io::Result<()> {
@@ -459,7 +547,7 @@ impl OpenFile {
             Encoder::Compressed { member: Some(member), .. } => member.out(),
         };
         if !out.is_empty() {
-            self.file.write_all(out)?;
+            (&*self.file).write_all(out)?;
             self.written += out.len() as u64;
             out.clear();
         }
@@ -483,88 +571,6 @@ impl ReadAt for Positioned<'_> {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_exact_at(buffer, offset)
     }
-}
-
-/// Locks a file; false if another process has it.
-fn lock(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        // Some network file systems have no locks. Then the names must differ, as with NSQ.
-        Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOTSUP) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn create_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.is_dir() => DirBuilder::new().recursive(true).mode(0o770).create(folder),
-        _ => Ok(()),
-    }
-}
-
-/// Makes a new or moved name durable.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-/// Fails with `AlreadyExists` if the target exists.
-fn move_without_overwriting(source: &Path, target: &Path) -> io::Result<()> {
-    match fs::hard_link(source, target) {
-        Ok(()) => {}
-        Err(error)
-            if error.kind() == ErrorKind::CrossesDevices || error.kind() == ErrorKind::PermissionDenied =>
-        {
-            copy_without_overwriting(source, target)?;
-        }
-        Err(error) => return Err(error),
-    }
-    sync_parent(target)?;
-    fs::remove_file(source)?;
-    sync_parent(source)
-}
-
-/// For folders on different file systems: the target appears only when it is complete.
-fn copy_without_overwriting(source: &Path, target: &Path) -> io::Result<()> {
-    let mut name = target.as_os_str().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = PathBuf::from(name);
-    let copied = (|| {
-        let mut to = File::create(&part)?;
-        io::copy(&mut File::open(source)?, &mut to)?;
-        to.sync_all()?;
-        fs::hard_link(&part, target)
-    })();
-    let removed = fs::remove_file(&part);
-    copied.and(removed)
-}
-
-/// Calls `found` with each file at this depth: its path relative to `root`, its path, and when it was modified.
-fn collect(
-    root: &Path,
-    folder: &Path,
-    depth: usize,
-    found: &mut impl FnMut(&Path, PathBuf, std::time::SystemTime),
-) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if depth > 0 && kind.is_dir() {
-            collect(root, &entry.path(), depth - 1, found)?;
-        } else if depth == 0 && kind.is_file() {
-            let path = entry.path();
-            let modified = entry.metadata()?.modified()?;
-            found(path.strip_prefix(root).unwrap_or(&path), path.clone(), modified);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

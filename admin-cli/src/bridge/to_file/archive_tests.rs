@@ -19,9 +19,12 @@ impl Place {
             work_dir: output_dir.clone(),
             output_dir,
             compress: None,
-            record: RecordFormat::Line,
+            record: RecordStyle::default(),
             rotate_bytes: 0,
             rotate_interval: Duration::ZERO,
+            rotate_size_of: SizeOf::Raw,
+            retain: Vec::new(),
+            on_rotate: None,
         };
         Place { folder, layout }
     }
@@ -50,7 +53,7 @@ impl Place {
             needs_revision: is_rotated,
         });
         let layout = Arc::new(layout.clone());
-        Archive::new(layout, names.unwrap(), "t/c".to_owned(), Logger::silent(), Arc::default())
+        Archive::new(layout, names.unwrap(), ["t", "c"], Logger::silent(), Arc::default())
     }
 
     /// The files of a folder with their contents, decompressed.
@@ -224,4 +227,58 @@ fn abandoned_file_keeps_what_was_synced() {
     archive.append(&records(&["b"])).unwrap();
     archive.close().unwrap();
     assert_eq!(place.files("out"), pairs(&[("t-000002.log", "b\n"), ("t.log", "a\n")]));
+}
+
+#[test]
+fn size_limit_counts_the_bytes_of_the_file() {
+    let mut place = Place::new().compressed(Compress::Gzip(6));
+    place.layout.rotate_bytes = 100;
+    let line = "x".repeat(5000);
+    for (size_of, count) in [(SizeOf::Raw, 3), (SizeOf::File, 4)] {
+        place.layout.rotate_size_of = size_of;
+        let mut archive = place.archive();
+        for _ in 0..3 {
+            archive.append(&records(&[&line])).unwrap();
+            archive.sync().unwrap();
+        }
+        archive.close().unwrap();
+        // 5001 bytes become fewer than 50: three members fit into one file.
+        assert_eq!(place.files("out").len(), count, "{size_of:?}");
+    }
+}
+
+#[test]
+fn finished_files_are_passed_to_the_command_and_the_oldest_are_deleted() {
+    let mut place = Place::new().with_work_dir();
+    let list = place.folder.path().join("list");
+    place.layout.rotate_bytes = 1;
+    place.layout.retain = vec![Retain::Bytes(10)];
+    place.layout.on_rotate = Some(format!("echo \"$NSQ_TOPIC $1\" >> {}; exit 3", list.display()));
+    let foreign = place.layout.output_dir.join("tt-000000.log");
+    fs::create_dir(&place.layout.output_dir).unwrap();
+    fs::write(&foreign, "of another topic\n").unwrap();
+    let mut archive = place.archive();
+    archive.append(&records(&["aaaa", "bbbb", "cccc"])).unwrap();
+    archive.close().unwrap();
+    let kept =
+        [("t-000001.log", "bbbb\n"), ("t-000002.log", "cccc\n"), ("tt-000000.log", "of another topic\n")];
+    assert_eq!(place.files("out"), pairs(&kept));
+    assert_eq!((archive.counts.deleted.get(), archive.counts.failed_commands.get()), (1, 3));
+    let line = |revision: u32| {
+        format!("t {}\n", place.layout.output_dir.join(format!("t-{revision:06}.log")).display())
+    };
+    assert_eq!(fs::read_to_string(list).unwrap(), line(0) + &line(1) + &line(2));
+}
+
+#[test]
+fn old_files_are_deleted_by_age_but_not_while_they_are_written() {
+    let mut place = Place::new();
+    place.layout.rotate_bytes = 1;
+    place.layout.retain = vec![Retain::Age(Duration::from_nanos(1))];
+    let mut archive = place.archive();
+    archive.append(&records(&["aa"])).unwrap();
+    archive.retain_if_due();
+    assert_eq!(place.files("out"), pairs(&[("t-000000.log", "aa\n")]));
+    archive.append(&records(&["bb"])).unwrap();
+    assert_eq!(place.files("out"), pairs(&[("t-000001.log", "bb\n")]));
 }

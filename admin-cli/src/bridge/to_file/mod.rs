@@ -1,9 +1,12 @@
 //! `nsq to-file` and `nsq_to_file`: archive topics in files. A message is finished only after its record is synced.
 //!
 //! In reading order: this file (flags, and the loop of a topic), `record` (the form of a message), `names` (of files),
-//! `archive` (writing files), `gzip_tail` and `zstd_tail` (what a crash leaves).
+//! `archive` (writing files), `files` (locks and moves), `finished` (commands and limits of finished files), `gzip_tail` and
+//! `zstd_tail` (what a crash leaves).
 
 mod archive;
+mod files;
+mod finished;
 mod gzip_tail;
 mod names;
 mod record;
@@ -30,9 +33,10 @@ use super::{Bridge, Origin, Signals, Start, TopicWork, Work};
 use crate::command::Context;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::patterns::parse_pattern;
-use archive::{Archive, Compress, FileCounts, Layout};
+use archive::{Archive, Compress, FileCounts, Layout, SizeOf};
+use finished::Retain;
 use names::{FileNames, Parts};
-use record::{RecordFormat, Records};
+use record::{OnNewline, RecordFormat, RecordStyle, Records};
 
 /// Pause between two attempts to write while the disk is full.
 const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -84,9 +88,12 @@ pub struct ToFileFlags {
     /// Level of zstd, 1 to 19.
     #[arg(long, value_name = "LEVEL", default_value = "3", value_parser = go_flags::parse_int)]
     zstd_level: i64,
-    /// Start the next file when a file has more than this many bytes, before compression; 0 is no limit.
+    /// Start the next file when a file has more than this many bytes; 0 is no limit.
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = go_flags::parse_int)]
     rotate_size: i64,
+    /// Bytes that count for --rotate-size: raw (before compression) or file (after it).
+    #[arg(long, value_name = "WHICH", default_value = "raw", hide_possible_values = true)]
+    rotate_size_of: SizeOf,
     /// Start the next file after this time; 0 is no limit.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = go_duration::parse)]
     rotate_interval: Duration,
@@ -97,6 +104,18 @@ pub struct ToFileFlags {
     /// (four bytes with the length, and the body).
     #[arg(long, value_name = "FORM", default_value = "line")]
     record: RecordFormat,
+    /// Line feeds inside bodies, with --record line: keep, escape (as \n, and a backslash as \\) or json (JSON on one line,
+    /// other bodies as JSON strings).
+    #[arg(long, value_name = "WAY", default_value = "keep", hide_possible_values = true)]
+    on_newline: OnNewline,
+    /// Delete the topic's oldest finished files above this age, such as 30d, or above this size of all of them, such as
+    /// 10GB; may be repeated.
+    #[arg(long, value_name = "LIMIT")]
+    retain: Vec<Retain>,
+    /// Run this shell command for each finished file and wait for it. $1 and NSQ_FILE are the file, NSQ_TOPIC is the topic.
+    /// A failure is logged.
+    #[arg(long, value_name = "COMMAND")]
+    on_rotate: Option<String>,
     /// Touch messages that wait for a sync, so that they do not time out.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true, num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
@@ -119,8 +138,8 @@ pub struct ToFileFlags {
 #[command(after_help = "\
 Examples:
   nsq to-file --topic orders --output-dir archive
-  nsq to-file --topic orders --output-dir archive --compress zstd --rotate-size 100000000
-  nsq to-file --topic orders --output-dir archive --work-dir work --record json --sync-interval 5s")]
+  nsq to-file --topic orders --output-dir archive --work-dir work --compress zstd --rotate-size 100000000
+  nsq to-file --topic orders --output-dir archive --rotate-interval 1h --retain 30d --on-rotate 'ls -l \"$1\"'")]
 pub struct Flags {
     #[command(flatten)]
     shared: ToFileFlags,
@@ -201,13 +220,19 @@ impl ToFileFlags {
             }
             _ => return Err(wrong("compress", &self.compress, "expected none, gzip or zstd")),
         };
+        if self.on_newline != OnNewline::Keep && self.record != RecordFormat::Line {
+            return Err(Failure::usage("--on-newline is only used with --record line"));
+        }
         let layout = Layout {
             output_dir,
             work_dir,
             compress,
-            record: self.record,
+            record: RecordStyle { format: self.record, on_newline: self.on_newline },
             rotate_bytes,
+            rotate_size_of: self.rotate_size_of,
             rotate_interval: self.rotate_interval,
+            retain: self.retain.clone(),
+            on_rotate: self.on_rotate.clone(),
         };
         let archiver = Archiver {
             layout: Arc::new(layout),
@@ -304,7 +329,7 @@ impl Work for Archiver {
         let label = format!("{topic}/{}", bridge.channel);
         let names = self.names(&topic)?;
         let (layout, counts) = (Arc::clone(&self.layout), Arc::clone(&self.counts));
-        let archive = Archive::new(layout, names, label.clone(), bridge.logger.clone(), counts);
+        let archive = Archive::new(layout, names, [&topic, &bridge.channel], bridge.logger.clone(), counts);
         let mut topic_archive = TopicArchive {
             settings: self,
             bridge,
@@ -325,6 +350,10 @@ impl Work for Archiver {
         page.counter("nsq_to_file_bytes_total", "Bytes written, before compression.", counts.bytes.get());
         page.counter("nsq_to_file_files_opened_total", "Files opened.", counts.opened.get());
         page.counter("nsq_to_file_files_finished_total", "Files finished.", counts.finished.get());
+        let help = "Files that --retain deleted.";
+        page.counter("nsq_to_file_files_deleted_total", help, counts.deleted.get());
+        let help = "Commands of --on-rotate that failed.";
+        page.counter("nsq_to_file_on_rotate_failures_total", help, counts.failed_commands.get());
         let help = "Writes and syncs that failed and were tried again.";
         page.counter("nsq_to_file_failures_total", help, counts.failures.get());
         page.family("nsq_to_file_sync_seconds", Kind::Histogram, "Duration of syncs.")
@@ -417,7 +446,12 @@ impl TopicArchive {
             true => archive.close(),
             false => Ok(()),
         };
-        if let Err(error) = self.blocking(rotate).await? {
+        let tick = move |archive: &mut Archive| {
+            rotate(archive)?;
+            archive.retain_if_due();
+            Ok(())
+        };
+        if let Err(error) = self.blocking(tick).await? {
             self.write_again(error).await?;
         }
         self.sync_and_finish().await

@@ -8,6 +8,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 const DATETIME: &str = "<DATETIME>";
 const REVISION: &str = "<REV>";
+const PROCESS: &str = "<PID>";
 
 /// The names of one topic's files. A name has a date and time, which changes with time, and a revision, which makes it
 /// unique.
@@ -15,6 +16,8 @@ const REVISION: &str = "<REV>";
 pub struct FileNames {
     /// The name, in which only `<DATETIME>` and `<REV>` are left.
     template: String,
+    /// The name, in which also `<PID>` is left.
+    template_of_all_processes: String,
     datetime_format: String,
     /// Whether also the first revision is part of the name.
     always_revision: bool,
@@ -51,14 +54,15 @@ impl FileNames {
             "" => short_host.to_owned(),
             text => text.replace("<SHORT_HOST>", short_host).replace("<HOSTNAME>", parts.hostname),
         };
-        let mut template = (parts.filename_format.replace("<TOPIC>", parts.topic))
-            .replace("<HOST>", &host)
-            .replace("<PID>", &parts.pid.to_string());
-        if !template.ends_with(parts.ending) {
-            template += parts.ending;
+        let mut template_of_all_processes =
+            parts.filename_format.replace("<TOPIC>", parts.topic).replace("<HOST>", &host);
+        if !template_of_all_processes.ends_with(parts.ending) {
+            template_of_all_processes += parts.ending;
         }
+        let template = template_of_all_processes.replace(PROCESS, &parts.pid.to_string());
         let datetime_format = parts.datetime_format.to_owned();
-        Ok(FileNames { template, datetime_format, always_revision: parts.needs_revision })
+        let always_revision = parts.needs_revision;
+        Ok(FileNames { template, template_of_all_processes, datetime_format, always_revision })
     }
 
     /// The name at a moment, in which only the revision is left.
@@ -85,18 +89,28 @@ impl FileNames {
         self.always_revision
     }
 
-    /// Matches the paths, relative to the folder, of all files with these names: any date, revision and process.
-    pub fn pattern(&self, pid: u32) -> Regex {
+    /// Matches the paths, relative to the folder, of all files with these names: any date, revision and process. The format
+    /// of dates may have been another one.
+    pub fn pattern(&self) -> Regex {
+        self.pattern_with(".*")
+    }
+
+    /// As [`pattern`](FileNames::pattern), but only for dates in the present format. Names of another topic do not match just
+    /// because they begin like those of this one.
+    pub fn own_pattern(&self) -> Regex {
+        self.pattern_with(&datetime_pattern(&self.datetime_format))
+    }
+
+    fn pattern_with(&self, datetime: &str) -> Regex {
         let mut pattern = String::from("^");
-        let template = self.template.trim_start_matches('/').replace(&pid.to_string(), "<PID>");
-        let mut rest = &*template;
+        let mut rest = self.template_of_all_processes.trim_start_matches('/');
         while !rest.is_empty() {
             let next =
-                [DATETIME, REVISION, "<PID>"].into_iter().filter_map(|word| Some((rest.find(word)?, word)));
+                [DATETIME, REVISION, PROCESS].into_iter().filter_map(|word| Some((rest.find(word)?, word)));
             let (at, word) = next.min().unwrap_or((rest.len(), ""));
             pattern += &regex::escape(&rest[..at]);
             pattern += match word {
-                DATETIME => ".*",
+                DATETIME => datetime,
                 REVISION => "(?:-[0-9]{6,})?",
                 "" => "",
                 _ => "[0-9]+",
@@ -130,6 +144,31 @@ fn strftime(format: &str, now: &Zoned) -> String {
         letters = rest;
     }
     text
+}
+
+/// A regular expression for all results of [`strftime`].
+fn datetime_pattern(format: &str) -> String {
+    let mut pattern = String::new();
+    let mut letters = format.chars();
+    while let Some(letter) = letters.next() {
+        let mut rest = letters.clone();
+        let directive = if letter == '%' { rest.next() } else { None };
+        pattern += match directive {
+            Some('B' | 'b' | 'A' | 'a') => "[A-Z][a-z]+",
+            Some('m' | 'd' | 'H' | 'I' | 'M' | 'S' | 'y') => "[0-9]{2}",
+            Some('Y') => "[0-9]{4}",
+            Some('p') => "[AP]M",
+            Some('Z') => "[A-Za-z0-9:+-]+",
+            Some('z') => "[+-][0-9]{4}",
+            Some('%') => "%",
+            _ => {
+                pattern += &regex::escape(letter.encode_utf8(&mut [0; 4]));
+                continue;
+            }
+        };
+        letters = rest;
+    }
+    pattern
 }
 
 /// Returns false for an unknown directive.
@@ -242,7 +281,7 @@ mod tests {
     #[test]
     fn pattern_finds_the_files_of_earlier_runs() {
         let names = FileNames::new(&parts("<DATETIME>/<TOPIC>.<HOST>.<PID><REV>.log")).unwrap();
-        let pattern = names.pattern(77);
+        let pattern = names.pattern();
         for name in ["2025-01-01_00/orders.web-1.9.log", "x/orders.web-1.1234-000007.log"] {
             assert!(pattern.is_match(name.as_bytes()), "{name}");
         }
@@ -255,6 +294,30 @@ mod tests {
             assert!(!pattern.is_match(name.as_bytes()), "{name}");
         }
         let names = FileNames::new(&parts(DEFAULT)).unwrap();
-        assert!(names.pattern(77).is_match(path(&names, 4).trim_start_matches("/out/").as_bytes()));
+        assert!(names.pattern().is_match(path(&names, 4).trim_start_matches("/out/").as_bytes()));
+    }
+    #[test]
+    fn own_pattern_excludes_other_topics_and_formats() {
+        let format = "%B %b %m %A %a %d %H %I %M %S %Y %y %p %Z %z %% %x %";
+        let matches = |names: &FileNames, name: &str| names.own_pattern().is_match(name.as_bytes());
+        let all = FileNames::new(&Parts { datetime_format: format, ..parts("<TOPIC>.<DATETIME>") }).unwrap();
+        assert!(
+            matches(&all, path(&all, 0).trim_start_matches("/out/")),
+            "{} {}",
+            path(&all, 0),
+            all.own_pattern()
+        );
+        // The process has the number in the topic's name.
+        let numbered = Parts { topic: "orders77", ..parts("<TOPIC><REV>.<DATETIME>.<PID>.log") };
+        let names = FileNames::new(&numbered).unwrap();
+        for (name, is_own) in [
+            ("orders77.2025-01-01_00.5.log", true),
+            ("orders77-000003.2025-01-01_00.77.log", true),
+            ("orders78.2025-01-01_00.5.log", false),
+            ("orders77.eu.2025-01-01_00.5.log", false),
+            ("orders77.2025-01-01.5.log", false),
+        ] {
+            assert_eq!(matches(&names, name), is_own, "{name}");
+        }
     }
 }

@@ -43,6 +43,55 @@ impl fmt::Display for RecordFormat {
     }
 }
 
+/// What happens to line feeds inside of bodies, with [`RecordFormat::Line`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum OnNewline {
+    /// They stay, and one message takes several lines.
+    #[default]
+    Keep,
+    /// Backslash and n stand for a line feed, two backslashes for a backslash.
+    Escape,
+    /// JSON is written on one line; another body becomes a JSON string, or {"body_base64": "…"} if it is not UTF-8.
+    Json,
+}
+
+impl OnNewline {
+    /// Appends a body, without a line feed unless they are kept.
+    fn push(self, bytes: &mut Vec<u8>, body: &[u8]) {
+        match self {
+            OnNewline::Keep => bytes.extend_from_slice(body),
+            OnNewline::Escape => {
+                for &byte in body {
+                    match byte {
+                        b'\n' => bytes.extend_from_slice(br"\n"),
+                        b'\\' => bytes.extend_from_slice(br"\\"),
+                        _ => bytes.push(byte),
+                    }
+                }
+            }
+            // In JSON, line feeds are only between values.
+            OnNewline::Json if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => {
+                bytes.extend(body.iter().map(|&byte| if byte == b'\n' { b' ' } else { byte }));
+            }
+            OnNewline::Json => {
+                // Serializing these types cannot fail.
+                let json = match Body::from(body) {
+                    Body::Text { body } => serde_json::to_vec(body),
+                    base64 => serde_json::to_vec(&base64),
+                };
+                bytes.extend(json.unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// How messages become records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecordStyle {
+    pub format: RecordFormat,
+    pub on_newline: OnNewline,
+}
+
 /// Records, one after the other.
 #[derive(Debug, Default)]
 pub struct Records {
@@ -64,10 +113,11 @@ struct JsonRecord<'a> {
 
 impl Records {
     /// Appends a message of a topic.
-    pub fn push(&mut self, format: RecordFormat, topic: &str, message: &Delivery) {
+    pub fn push(&mut self, style: RecordStyle, topic: &str, message: &Delivery) {
+        let RecordStyle { format, on_newline } = style;
         let body = &**message.body();
         match format {
-            RecordFormat::Line => self.bytes.extend_from_slice(body),
+            RecordFormat::Line => on_newline.push(&mut self.bytes, body),
             RecordFormat::Json => {
                 let record = JsonRecord {
                     topic_name: topic,
@@ -107,5 +157,25 @@ impl Records {
     pub fn push_raw(&mut self, record: &[u8]) {
         self.bytes.extend_from_slice(record);
         self.ends.push(self.bytes.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_feeds_are_kept_escaped_or_made_json() {
+        let written = |on_newline: OnNewline, body: &[u8]| {
+            let mut bytes = Vec::new();
+            on_newline.push(&mut bytes, body);
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let text = b"a\nb\\n";
+        assert_eq!(written(OnNewline::Keep, text), "a\nb\\n");
+        assert_eq!(written(OnNewline::Escape, text), r"a\nb\\n");
+        assert_eq!(written(OnNewline::Json, text), r#""a\nb\\n""#);
+        assert_eq!(written(OnNewline::Json, b"{\"a\":\n 1.0}\n"), r#"{"a":  1.0} "#);
+        assert_eq!(written(OnNewline::Json, b"\xff\n"), r#"{"body_base64":"/wo="}"#);
     }
 }
