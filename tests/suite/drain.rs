@@ -347,7 +347,7 @@ fn nsqlookupd_and_the_nsq_command_show_draining_nodes() {
         assert_eq!((code, stdout), (Some(0), format!("{node} accepts publishes\n")));
         nsqd.admin("/channel/create?topic=t&channel=c").await;
         let (code, _, stderr) = nsq(&format!("node drain {node} --wait --wait-timeout 1s")).await;
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(7));
         assert!(stderr.contains("is not drained after 1s: 1 messages are left in 1 channels"), "{stderr}");
         let (code, _, stderr) = nsq("node drain nowhere:1").await;
         assert_eq!(code, Some(4));

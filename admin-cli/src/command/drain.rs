@@ -84,14 +84,16 @@ pub async fn run(context: &Context, flags: &DrainFlags) -> Result<ExitStatus, Fa
         ));
     }
     if flags.wait && !status.drained {
-        return Err(Failure::failed(format!(
+        let message = format!(
             "{} is not drained after {}: {} messages are left in {} channels",
             node.name,
             go_duration::format(flags.wait_timeout),
             status.remaining_count,
             status.remaining_channels
-        ))
-        .hint("the node goes on draining; `nsq stat` shows which channels have messages and no consumers"));
+        );
+        return Err(Failure::new(ExitStatus::NotMet, message).hint(
+            "the node goes on draining; `nsq stat` shows which channels have messages and no consumers",
+        ));
     }
     Ok(ExitStatus::Done)
 }
