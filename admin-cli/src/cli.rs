@@ -20,6 +20,7 @@ use crate::command::data::DataCommand;
 use crate::command::dead::DeadCommand;
 use crate::command::dev::DevFlags;
 use crate::command::drain::DrainFlags;
+use crate::command::examples;
 use crate::command::explain::ExplainFlags;
 use crate::command::find::FindFlags;
 use crate::command::graph::GraphFlags;
@@ -104,9 +105,14 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Help", &["help", "explain", "completion", "manual", "version"]),
 ];
 
+/// The command line with all flags on all pages.
+pub fn whole() -> clap::Command {
+    with_examples(Cli::command(), "")
+}
+
 /// The command line with short help pages: the flags of every command are hidden.
 pub fn command() -> clap::Command {
-    let whole = Cli::command();
+    let whole = whole();
     let overview = overview(&whole);
     short(whole).before_help(overview).help_template(OVERVIEW)
 }
@@ -124,6 +130,18 @@ fn short(command: clap::Command) -> clap::Command {
         .help_template(HELP)
         .mut_args(|flag| if flag.is_global_set() { flag.hide(true) } else { flag });
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, short))
+}
+
+/// `path` names the command, such as `topic create`; it is empty for `nsq` itself.
+fn with_examples(mut command: clap::Command, path: &str) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    if let Some(examples) = examples::of(path) {
+        command = command.after_help(examples);
+    }
+    names.into_iter().fold(command, |command, name| {
+        let below = if path.is_empty() { name.clone() } else { format!("{path} {name}") };
+        command.mut_subcommand(name, |command| with_examples(command, &below))
+    })
 }
 
 fn overview(command: &clap::Command) -> String {
@@ -427,6 +445,28 @@ mod tests {
         grouped.sort_unstable();
         known.sort_unstable();
         assert_eq!(grouped, known);
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn check(command: &clap::Command, path: &str, missing: &mut Vec<String>) {
+            let below: Vec<_> =
+                command.get_subcommands().filter(|below| below.get_name() != "help").collect();
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // `nsq admin` has the help page of nsqadmin, and `nsq help` is one.
+            if below.is_empty()
+                && !after.contains("Examples:\n")
+                && !["nsq admin", "nsq help"].contains(&path)
+            {
+                missing.push(path.to_owned());
+            }
+            for command in below {
+                check(command, &format!("{path} {}", command.get_name()), missing);
+            }
+        }
+        let mut missing = Vec::new();
+        check(&command(), "nsq", &mut missing);
+        assert_eq!(missing, [] as [String; 0]);
     }
 
     #[test]

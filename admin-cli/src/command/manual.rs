@@ -7,7 +7,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
 use serde_json::json;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
 
@@ -46,7 +46,7 @@ pub fn run(flags: &ManualFlags, output: Output) -> Result<ExitStatus, Failure> {
 /// The command lines of nsqd, nsqlookupd, nsqadmin and nsq.
 fn programs() -> [Command; 4] {
     let daemon = |name: &'static str, command: Command| command.name(name).disable_version_flag(true);
-    let mut cli = Cli::command();
+    let mut cli = cli::whole();
     // Gives each command the flags that all commands share.
     cli.build();
     [

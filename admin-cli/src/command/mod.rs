@@ -3,7 +3,8 @@
 //!
 //! In reading order: `dev`; `publish`, `subscribe` and `tail`; `stat`, `top`, `check`; `list`, `show`, `node`, `drain`; `create`, `pause`, `empty`, `delete`,
 //! `undo`, `retention`, `policy`, `policy_test`, `dead`, `inspect`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`;
-//! `lookup`, `client`, `find`, `wait`, `graph`, `rtt`, `transfer`; `cluster_state`, `support`, `profile`, `api`, `explain`, `help`, `version`.
+//! `lookup`, `client`, `find`, `wait`, `graph`, `rtt`, `transfer`; `cluster_state`, `support`, `profile`, `api`, `explain`, `help`, `version`; `examples`, the
+//! examples on their help pages.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -20,6 +21,8 @@ pub mod publish;
 pub mod subscribe;
 
 pub mod stat;
+
+pub mod examples;
 
 pub mod check;
 

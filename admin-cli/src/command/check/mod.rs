@@ -22,7 +22,7 @@ use findings::{Findings, Wanted};
 
 pub const CHECK_HELP: &str = "\
 Examples:
-  nsq check                                          all rules
+  nsq check  # all rules
   nsq check consumer-gap no-consumers --topic orders
   nsq check depth --warn 1000 --crit 10000 --topic orders --channel billing
   nsq check --format prometheus > /var/lib/node_exporter/nsq.prom
@@ -35,7 +35,7 @@ Exit codes: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, figures a
 pub const DOCTOR_HELP: &str = "\
 Examples:
   nsq doctor
-  nsq doctor --for 2m         also finds what takes a while: stuck consumers, growing backlogs, requeues, timeouts
+  nsq doctor --for 2m  # also finds what takes a while, such as stuck consumers
   nsq doctor --config nsq.toml
 
 Exit codes: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers.";

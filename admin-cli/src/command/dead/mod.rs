@@ -44,8 +44,8 @@ pub enum DeadCommand {
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  nsq dead ls                 all dead-letter topics
-  nsq dead ls orders.dead     one of them";
+  nsq dead ls              # all dead-letter topics
+  nsq dead ls orders.dead  # one of them";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -55,9 +55,9 @@ Examples:
 
 const REDRIVE_EXAMPLES: &str = "\
 Examples:
-  nsq dead redrive orders.dead --dry-run                        what would go where
+  nsq dead redrive orders.dead --dry-run                    # what would go where
   nsq dead redrive orders.dead --filter nsq-dead-channel=billing --rate 100
-  nsq dead redrive orders.dead --max 10 --to orders/retest      into another channel, which must exist";
+  nsq dead redrive orders.dead --max 10 --to orders/retest  # into another channel, which must exist";
 
 const DELETE_EXAMPLES: &str = "\
 Examples:

@@ -29,12 +29,12 @@ pub enum MessageCommand {
 
 const CANCEL_EXAMPLES: &str = "\
 Examples:
-  nsq message cancel orders 0a1b2c3d4e5f6071 --dry-run    where it stands, in all channels
-  nsq message cancel orders/billing 0a1b2c3d4e5f6071      only in this channel";
+  nsq message cancel orders 0a1b2c3d4e5f6071 --dry-run  # where it stands, in all channels
+  nsq message cancel orders/billing 0a1b2c3d4e5f6071    # only in this channel";
 
 const REQUEUE_EXAMPLES: &str = "\
 Examples:
-  nsq message requeue orders/billing 0a1b2c3d4e5f6071                 now, behind all that wait
+  nsq message requeue orders/billing 0a1b2c3d4e5f6071  # now, behind all that wait
   nsq message requeue orders/billing 0a1b2c3d4e5f6071 --delay 10m";
 
 #[derive(Debug, Args)]

@@ -23,12 +23,12 @@ const PREVIEW: usize = 200;
 
 pub const EXAMPLES: &str = "\
 Examples:
-  nsq peek orders/billing                        the oldest unfinished messages
-  nsq peek orders/billing --state deferred       what is deferred, and until when
-  nsq peek orders/billing --state in_flight      which consumer holds which message
+  nsq peek orders/billing                       # the oldest unfinished messages
+  nsq peek orders/billing --state deferred      # what is deferred, and until when
+  nsq peek orders/billing --state in_flight     # which consumer holds which message
   nsq peek orders/billing --match 'tenant.*acme' --header color:red
-  nsq peek orders --from tail --limit 5 --json   the newest messages that the topic stores
-  nsq peek orders/billing --data /var/lib/nsqd   in a data directory, while no nsqd runs on it";
+  nsq peek orders --from tail --limit 5 --json  # the newest messages that the topic stores
+  nsq peek orders/billing --data /var/lib/nsqd  # in a data directory, while no nsqd runs on it";
 
 /// Where messages stand.
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -15,9 +15,9 @@ use crate::output::Output;
 
 pub const EXAMPLES: &str = "\
 Examples:
-  nsq why orders/billing                     why the channel does not move
-  nsq why orders/billing 0a1b2c3d4e5f6071    where this message is, and what it waits for
-  nsq why orders/billing --data /var/lib/nsqd   what would hold it up after a start";
+  nsq why orders/billing                       # why the channel does not move
+  nsq why orders/billing 0a1b2c3d4e5f6071      # where this message is, and what it waits for
+  nsq why orders/billing --data /var/lib/nsqd  # what would hold it up after a start";
 
 #[derive(Debug, Args)]
 pub struct WhyFlags {

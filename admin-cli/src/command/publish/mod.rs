@@ -39,7 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   nsq pub orders 'first' 'second'                        # two messages
   seq 1000 | nsq pub orders --rate 100                   # lines of stdin, a hundred per second
-  nsq pub orders --count 5 'message {{n}} at {{time}}'   # from a template
+  nsq pub orders --count 5 'message {{ n }} at {{ time }}' # from a template
   nsq pub settings --to all reload                       # one message to every nsqd";
 
 #[derive(Debug, Args)]
@@ -74,7 +74,7 @@ pub struct PublishFlags {
     /// Publish each file of a directory as one message, in the order of their names.
     #[arg(long, value_name = "DIR")]
     from_dir: Option<PathBuf>,
-    /// Publish each BODY N times; {{n}}, {{time}}, {{uuid}} and {{rand N}} in it are replaced.
+    /// Publish each BODY N times; {{ n }}, {{ time }}, {{ uuid }} and {{ rand N }} in it are replaced.
     #[arg(long, value_name = "N", requires = "bodies", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Publish each message to any nsqd, to all of them, or to this one: any, all, or a TCP address.

@@ -33,8 +33,8 @@ use view::{Look, draw};
 pub const HELP: &str = "\
 Examples:
   nsq top
-  nsq top orders              only the channels of one topic
-  nsq top --once | head -20   one frame as text
+  nsq top orders             # only the channels of one topic
+  nsq top --once | head -20  # one frame as text
 
 Keys: arrows or j k select, enter details, / filter, s sort, n nodes, p stop the display, P pause the channel,
 e empty it, t tail the topic, ? help, q quit.";
