@@ -205,6 +205,9 @@ mod cli_streams;
 /// `nsq stat` by topic, channel or node, until a condition holds, and of a data directory.
 mod cli_stat;
 
+/// The examples on the help pages of `nsq`.
+mod help_examples;
+
 /// `nsq topic show`, `nsq channel show`, and pauses for a while.
 mod cli_show;
 
