@@ -542,6 +542,18 @@ fn events_announce_each_sample() {
 }
 
 #[test]
+fn history_has_the_limit_of_its_flag() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let dashboard = Dashboard::of_nsqd(&nsqd, &["--history-bytes=3145728"]).await;
+        let metrics = dashboard.get("/metrics").await.expect(200).text();
+        assert!(metrics.contains("\nnsqadmin_series_limit_bytes 3145728\n"), "{metrics}");
+        let page = dashboard.get("/").await.expect(200).text();
+        assert!(page.contains(" of 3.0 MiB"), "{page}");
+    });
+}
+
+#[test]
 fn pause_with_an_end_ends_by_itself() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;

@@ -22,8 +22,10 @@ pub const COARSE_POINTS: usize = 48 * 60;
 const LEAST_COARSE_POINTS: usize = 60;
 /// Time between two coarse points.
 const COARSE_STEP: Duration = Duration::from_secs(60);
-/// Memory of an object without points: its key, its place in the table, and both rings.
-const TRACK_BYTES: usize = 256;
+/// Memory of an object without points: its key with the names, its place in the table, and both rings.
+const TRACK_BYTES: usize = 384;
+// A table that has just grown is 7/16 full, and each place has one byte more.
+const _: () = assert!((size_of::<(SeriesKey, Track)>() + 1) * 16 / 7 <= TRACK_BYTES);
 /// Rings grow by this many points, so that little of their memory is unused.
 const GROWTH: usize = 32;
 /// Objects that vanished are kept for this many coarse points.
@@ -332,6 +334,11 @@ impl Series {
     /// How much is kept.
     pub fn detail(&self) -> Detail {
         self.detail
+    }
+
+    /// The limit of [`bytes`](Self::bytes).
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Bytes in use for points and their keys.

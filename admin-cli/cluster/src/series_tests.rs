@@ -112,6 +112,17 @@ fn memory_stays_within_the_limit_and_detail_is_reduced_in_steps() {
 }
 
 #[test]
+fn default_limit_holds_two_hours_of_five_thousand_topics() {
+    let objects = 1 + 10 + 5000 + 5000 * 3;
+    let plan = |limit| Detail::plan(limit, objects, 1440);
+    let minutes = |coarse_points| Detail { fine_points: 0, coarse_points, omitted_count: 0 };
+    assert_eq!(plan(DEFAULT_SERIES_BYTES), minutes(123));
+    assert_eq!(plan(1400 << 20), minutes(COARSE_POINTS));
+    let everything = Detail { fine_points: 1440, ..minutes(COARSE_POINTS) };
+    assert_eq!(plan(2 << 30), everything);
+}
+
+#[test]
 fn more_objects_shorten_what_is_kept() {
     let limit = 3 * (TRACK_BYTES + (1440 + COARSE_POINTS) * 24);
     let mut series = Series::new(SECOND * 5, limit);

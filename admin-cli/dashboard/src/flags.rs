@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use nsq_cluster::series::DEFAULT_SERIES_BYTES;
 use nsq_daemon::config_file::{Key, Kind};
 use nsq_daemon::flags::{Exit, Parsed};
 use nsq_daemon::go_duration;
@@ -140,6 +141,10 @@ pub struct Flags {
     #[arg(long, default_value = "5s", value_parser = go_duration::parse, value_name = "DURATION")]
     pub sample_interval: Duration,
 
+    /// Maximum memory for the history of figures, in bytes: at least 1048576
+    #[arg(long, default_value_t = DEFAULT_SERIES_BYTES, value_name = "BYTES")]
+    pub history_bytes: usize,
+
     /// TOML file whose table "problems" has the thresholds of the problem list
     #[arg(long, default_value = "", hide_default_value = true, value_name = "FILE")]
     pub problems_file: OsString,
@@ -173,7 +178,7 @@ pub struct Flags {
     pub dev_static_dir: OsString,
 }
 
-const KEYS: [Key; 37] = [
+const KEYS: [Key; 38] = [
     Key::new("log_level", Kind::String),
     Key::new("log_prefix", Kind::String),
     Key::new("log_format", Kind::String),
@@ -202,6 +207,7 @@ const KEYS: [Key; 37] = [
     Key::new("audit_log", Kind::String),
     Key::new("hide_bodies", Kind::Bool).guard(),
     Key::new("sample_interval", Kind::Duration),
+    Key::new("history_bytes", Kind::Int),
     Key::new("problems_file", Kind::String),
     Key::new("graphite_url", Kind::String),
     Key::new("proxy_graphite", Kind::Bool),

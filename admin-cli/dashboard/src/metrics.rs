@@ -39,11 +39,13 @@ pub async fn page(Shared(state): Shared<Arc<State>>) -> Response {
     page.gauge("nsq_cluster_finish_rate", "Messages finished per second.", f64::from(rates.egress));
     page.gauge("nsqadmin_sample_number", "Samples taken.", snapshot.number as f64);
     page.gauge("nsqadmin_sample_seconds", "Duration of the last sample.", snapshot.took.as_secs_f64());
-    page.gauge(
-        "nsqadmin_series_bytes",
-        "Memory of the history of figures.",
-        state.sampler().series().bytes() as f64,
-    );
+    let (history_bytes, history_limit) = {
+        let sampler = state.sampler();
+        let series = sampler.series();
+        (series.bytes(), series.limit())
+    };
+    page.gauge("nsqadmin_series_bytes", "Memory of the history of figures.", history_bytes as f64);
+    page.gauge("nsqadmin_series_limit_bytes", "Limit of nsqadmin_series_bytes.", history_limit as f64);
     let streams = MAX_EVENT_STREAMS.saturating_sub(state.events.available_permits());
     page.gauge("nsqadmin_event_streams", "Browsers that receive live updates.", streams as f64);
     let requests = state.counters.requests.load(Ordering::Relaxed);

@@ -20,6 +20,9 @@ use crate::users::Users;
 /// Limits of `--sample-interval`.
 const SAMPLE_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
+/// The least `--history-bytes`: an hour per minute of some 500 objects.
+const LEAST_HISTORY_BYTES: usize = 1 << 20;
+
 /// What the dashboard runs with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -40,6 +43,7 @@ pub struct Settings {
     pub(crate) audit_log: Option<PathBuf>,
     pub(crate) hide_bodies: bool,
     pub(crate) sample_interval: Duration,
+    pub(crate) history_bytes: usize,
     pub(crate) thresholds: Thresholds,
     pub(crate) graphite_url: Option<String>,
     pub(crate) proxy_graphite: bool,
@@ -65,6 +69,12 @@ impl Settings {
         }
         if !SAMPLE_INTERVALS.contains(&flags.sample_interval) {
             return Err(format!("--sample-interval {:?}: use 1s to 1m, such as 5s", flags.sample_interval));
+        }
+        if flags.history_bytes < LEAST_HISTORY_BYTES {
+            return Err(format!(
+                "--history-bytes {}: use at least {LEAST_HISTORY_BYTES} (1 MiB)",
+                flags.history_bytes
+            ));
         }
         let statsd_seconds = flags.statsd_interval.as_secs();
         if statsd_seconds == 0 {
@@ -118,6 +128,7 @@ impl Settings {
             audit_log: path(&flags.audit_log),
             hide_bodies: flags.hide_bodies,
             sample_interval: flags.sample_interval,
+            history_bytes: flags.history_bytes,
             thresholds: thresholds(flags)?,
             graphite_url: some(&flags.graphite_url).map(|url| url.trim_end_matches('/').to_owned()),
             proxy_graphite: flags.proxy_graphite,
@@ -248,6 +259,7 @@ fn shown(flags: &Flags) -> HashMap<&'static str, Value> {
         ("audit_log", text(&flags.audit_log)),
         ("hide_bodies", json!(flags.hide_bodies)),
         ("sample_interval", ns(flags.sample_interval)),
+        ("history_bytes", json!(flags.history_bytes)),
     ])
 }
 
@@ -289,6 +301,7 @@ mod tests {
             ("--graphite-url=graphite", "--graphite-url"),
             ("--notification-http-endpoint=ftp://x", "--notification-http-endpoint"),
             ("--sample-interval=100ms", "1s to 1m"),
+            ("--history-bytes=1000", "at least 1048576"),
             ("--http-client-tls-cert=x", "--http-client-tls-key"),
             ("--users-file=/nowhere/users", "/nowhere/users"),
             ("--acl-http-header=a b", "--acl-http-header"),

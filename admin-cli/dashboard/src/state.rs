@@ -105,6 +105,7 @@ fn start_sampler(settings: &Settings, lookupds: Vec<String>) -> Result<SamplerHa
     let config = SamplerConfig {
         interval: settings.sample_interval,
         thresholds: settings.thresholds.clone(),
+        series_bytes: settings.history_bytes,
         ..SamplerConfig::new(cluster)
     };
     Sampler::start(config).map_err(|error| error.to_string())

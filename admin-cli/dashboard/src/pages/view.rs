@@ -244,11 +244,16 @@ impl View {
     }
 
     fn footer(&self) -> Markup {
-        let reduction = self.state.sampler().series().detail().reduction();
+        let (reduction, used, limit) = {
+            let sampler = self.state.sampler();
+            let series = sampler.series();
+            (series.detail().reduction(), series.bytes() as u64, series.limit() as u64)
+        };
         html! {
             footer #footer {
                 span { "nsq-rs " (env!("CARGO_PKG_VERSION")) }
                 span { "sampled every " (figures::age(self.snapshot.interval)) }
+                span { "history " (figures::bytes(used)) " of " (figures::bytes(limit)) }
                 @if let Some(text) = reduction { span { (text) } }
                 @if let Some(stats) = self.state.notifier.stats() {
                     @if let Some(error) = stats.last_error {
