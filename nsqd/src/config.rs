@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
+#[cfg(feature = "archive")]
+use nsq_archive::location::{BadLocation, Location as ArchiveLocation};
 use nsq_daemon::flags::{self as daemon_flags, Exit, Parsed};
 use nsq_daemon::http::{AllowedOrigins, CorsOrigins, InvalidCorsOrigin, InvalidOrigin};
 use nsq_daemon::listen::{Address, parse_address};
@@ -14,6 +16,8 @@ use nsq_daemon::log::Logger;
 use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
 use nsq_protocol::{IdentifyLimits, Limits};
 
+#[cfg(feature = "archive")]
+use crate::archive::ArchiveOptions;
 use crate::auth::AuthOptions;
 use crate::auth::servers::{AuthMethod, AuthServersOptions};
 use crate::clock;
@@ -28,6 +32,9 @@ use crate::storage::Durability;
 
 /// The only known experiment. Other names are ignored, as in NSQ.
 const TOPOLOGY_AWARE_CONSUMPTION: &str = "topology-aware-consumption";
+
+/// The smallest `--archive-interval`.
+const MIN_ARCHIVE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Node ids are below this limit.
 const NODE_ID_LIMIT: u16 = 1024;
@@ -131,6 +138,20 @@ pub enum ConfigError {
         "failed to instantiate nsqd - --drain-to needs a --drain-timeout greater than 0: messages move when it is over"
     )]
     DrainToWithoutTimeout,
+    /// The archive's URL is invalid.
+    #[cfg(feature = "archive")]
+    #[error("failed to instantiate nsqd - --archive: {0}")]
+    Archive(#[from] BadLocation),
+    /// This program has no archive.
+    #[cfg(not(feature = "archive"))]
+    #[error("failed to instantiate nsqd - --archive: this nsqd was built without the feature archive")]
+    NoArchive,
+    /// There is no journal to archive.
+    #[error("failed to instantiate nsqd - --archive needs --durability=write or --durability=sync")]
+    ArchiveWithoutJournal,
+    /// Uploading without pauses costs money.
+    #[error("failed to instantiate nsqd - --archive-interval must be at least 10ms")]
+    ArchiveInterval,
     /// An origin is invalid.
     #[error("failed to instantiate nsqd - --http-allowed-origin: {0}")]
     AllowedOrigin(#[from] InvalidOrigin),
@@ -199,6 +220,7 @@ impl Config {
                 return Err(ConfigError::DrainToWithoutTimeout);
             }
         }
+        check_archive(&flags)?;
         let e2e_processing_latency_percentiles = percentiles(&flags.e2e_processing_latency_percentile)?;
         if !flags.statsd_address.is_empty() && flags.statsd_interval.is_zero() {
             return Err(ConfigError::StatsdInterval);
@@ -331,6 +353,22 @@ impl Config {
 }
 
 impl Config {
+    /// How to archive; `None` if disabled. `tcp_port` is the port of this node.
+    #[cfg(feature = "archive")]
+    pub fn archive_options(&self, tcp_port: i64) -> Option<ArchiveOptions> {
+        let port = broadcast_port(self.broadcast_tcp_port, tcp_port);
+        Some(ArchiveOptions {
+            // Checked before. An empty text is no location.
+            location: self.archive.parse().ok()?,
+            interval: self.archive_interval,
+            snapshot_interval: self.archive_snapshot_interval,
+            retain: self.archive_retain,
+            max_lag: self.archive_max_lag,
+            owner: self.hostname.clone(),
+            address: format!("{}:{port}", self.broadcast_address),
+        })
+    }
+
     /// How to measure end-to-end latencies; `None` if disabled.
     pub fn latency_options(&self) -> Option<LatencyOptions> {
         let quantiles = self.e2e_processing_latency_percentiles.clone();
@@ -355,6 +393,27 @@ pub fn broadcast_port(set: u16, real: i64) -> i64 {
 /// CRC-32 of the host name's MD5, below 1024.
 fn default_node_id(hostname: &str) -> u16 {
     (crc32fast::hash(&Md5::digest(hostname.as_bytes())) % u32::from(NODE_ID_LIMIT)) as u16
+}
+
+fn check_archive(flags: &Flags) -> Result<(), ConfigError> {
+    if flags.archive.is_empty() {
+        return Ok(());
+    }
+    check_archive_location(&flags.archive)?;
+    if flags.durability == Durability::Overflow {
+        return Err(ConfigError::ArchiveWithoutJournal);
+    }
+    if flags.archive_interval < MIN_ARCHIVE_INTERVAL { Err(ConfigError::ArchiveInterval) } else { Ok(()) }
+}
+
+#[cfg(feature = "archive")]
+fn check_archive_location(url: &str) -> Result<(), ConfigError> {
+    Ok(url.parse::<ArchiveLocation>().map(drop)?)
+}
+
+#[cfg(not(feature = "archive"))]
+fn check_archive_location(_url: &str) -> Result<(), ConfigError> {
+    Err(ConfigError::NoArchive)
 }
 
 /// Which listeners require TLS; fails if TLS is required but impossible. A policy for client certificates implies TLS,

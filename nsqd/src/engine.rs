@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nsq_daemon::log::Logger;
+use nsq_protocol::ArchiveStats;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 
@@ -24,6 +25,7 @@ use self::numbers::Numbers;
 use self::status::NodeStatus;
 use self::store::Store;
 use self::upkeep_hints::UpkeepHints;
+use crate::archive_status::ArchiveStatus;
 use crate::backpressure::Backpressure;
 use crate::channel::ExhaustedChannels;
 use crate::clock;
@@ -197,6 +199,7 @@ pub struct Engine {
     topology: watch::Sender<u64>,
     latency: OnceLock<LatencyOptions>,
     disk_metrics: OnceLock<Arc<DiskMetrics>>,
+    archive: OnceLock<Arc<ArchiveStatus>>,
     metrics: Metrics,
 }
 
@@ -227,6 +230,7 @@ impl Engine {
             topology: watch::Sender::new(0),
             latency: OnceLock::new(),
             disk_metrics: OnceLock::new(),
+            archive: OnceLock::new(),
             metrics: Metrics::default(),
         })
     }
@@ -294,6 +298,22 @@ impl Engine {
     /// Makes [`Engine::disk_metrics`] return these. The first call decides.
     pub fn set_disk_metrics(&self, metrics: Arc<DiskMetrics>) {
         let _ = self.disk_metrics.set(metrics);
+    }
+
+    /// The state of the archive; `None` without one.
+    pub fn archive(&self) -> Option<&Arc<ArchiveStatus>> {
+        self.archive.get()
+    }
+
+    /// Makes [`Engine::archive`] return this. The first call decides.
+    pub fn set_archive(&self, status: Arc<ArchiveStatus>) {
+        let _ = self.archive.set(status);
+    }
+
+    /// What [`Engine::archive`] says now.
+    pub fn archive_stats(&self) -> Option<ArchiveStats> {
+        let written_bytes = self.store.journal.as_ref().map_or(0, |journal| journal.bytes_written());
+        Some(self.archive()?.stats(written_bytes, clock::monotonic()))
     }
 
     /// Records a failure of a part. Failures of the journal itself are recorded by the journal.

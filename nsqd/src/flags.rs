@@ -185,6 +185,24 @@ flags! {
     /// Maximum time until written data is synced in the background. No effect with --durability=sync.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     sync_timeout: Duration;
+    /// Archive of the journal, so that this node can be lost: file:///path, s3://bucket/prefix, az://container/prefix or
+    /// gs://bucket/prefix; empty to disable.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    archive: String;
+    /// How often new messages are archived.
+    #[arg(long, default_value = "1s", value_parser = go_duration::parse)]
+    archive_interval: Duration;
+    /// Maximum time between snapshots in the archive while messages are published. A restore reads what was archived since a
+    /// snapshot.
+    #[arg(long, default_value = "5m", value_parser = go_duration::parse)]
+    archive_snapshot_interval: Duration;
+    /// How far back the archive can restore the node.
+    #[arg(long, default_value = "1h", value_parser = go_duration::parse)]
+    archive_retain: Duration;
+    /// Bytes of the journal that may wait for the archive on this disk. Beyond that they are deleted when no message needs
+    /// them, and the archive continues with a snapshot.
+    #[arg(long, default_value = "1073741824", value_parser = count)]
+    archive_max_lag: u64;
     /// No effect: nsqd keeps deadlines in order and does not scan queues.
     #[arg(long, default_value = "4", value_parser = count)]
     queue_scan_worker_pool_max: u64;

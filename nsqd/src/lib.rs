@@ -18,8 +18,8 @@
 //! # Modules, lowest first
 //!
 //! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_metrics`], [`disk_work`], [`health`], [`metrics`], [`storage`],
-//! [`timers`], [`https`], [`auth`], [`locality`], [`client_info`], [`lease`], [`producers`], [`log`], [`policy`], [`channel`], [`engine`], [`topic`],
-//! [`policy_file`], [`policy_test`], [`peek`], [`why`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`drain`], [`flags`], [`config`],
+//! [`timers`], [`https`], [`auth`], [`locality`], [`client_info`], [`lease`], [`producers`], [`log`], [`policy`], [`channel`], [`archive_status`], [`engine`], [`topic`],
+//! [`policy_file`], [`policy_test`], [`peek`], [`why`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`drain`], [`mod@archive`], [`flags`], [`config`],
 //! [`statsd`], [`http`], [`heartbeat_stats`], [`nsqd`]. Each module uses only modules before it; the test `tidy`
 //! reads the order from this file.
 //!
@@ -49,6 +49,7 @@ pub mod producers;
 pub mod log;
 pub mod policy;
 pub mod channel;
+pub mod archive_status;
 pub mod engine;
 pub mod topic;
 pub mod policy_file;
@@ -63,6 +64,8 @@ pub mod upkeep;
 pub mod import;
 pub mod startup;
 pub mod drain;
+#[cfg(feature = "archive")]
+pub mod archive;
 pub mod flags;
 pub mod config;
 pub mod statsd;

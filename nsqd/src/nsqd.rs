@@ -21,6 +21,8 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::listeners::{Bound, ListenError, Listeners};
+#[cfg(feature = "archive")]
+use crate::archive::{self, Archive};
 use crate::auth::{self, Authenticator};
 use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
@@ -66,6 +68,9 @@ pub enum StartError {
     DrainTo(#[from] InvalidTarget),
     #[error("failed to instantiate nsqd - {0}")]
     DrainToken(#[from] CannotSend),
+    #[cfg(feature = "archive")]
+    #[error("failed to instantiate nsqd - --archive: {0}")]
+    Archive(#[from] archive::StartError),
     #[error("failed to load metadata - {0}")]
     Recovery(#[from] RecoveryError),
     #[error("failed to load metadata - {0}")]
@@ -95,6 +100,8 @@ pub struct Nsqd {
     tls: Option<Arc<ServerTls>>,
     auth: Option<Arc<Authenticator>>,
     policy_file: Option<Arc<PolicyFileWatch>>,
+    #[cfg(feature = "archive")]
+    archive: Option<Archive>,
     stop: CancellationToken,
     /// Stops after the connections, because their deadlines must still work while they end.
     stop_background: CancellationToken,
@@ -134,6 +141,8 @@ impl Nsqd {
         let registry = recover(&config, options).await?;
         registry.engine().set_disk_metrics(disk_metrics);
         lookup.attach(&registry);
+        #[cfg(feature = "archive")]
+        let archive = start_archive(&config, &registry, &listeners).await?;
         let started_at = SystemTime::now();
         lookup.report(Arc::new(RegistryStats::new(&registry, stats::start_time(started_at))));
 
@@ -156,6 +165,8 @@ impl Nsqd {
             tls,
             auth,
             policy_file,
+            #[cfg(feature = "archive")]
+            archive,
             stop,
             stop_background: CancellationToken::new(),
             serving: Vec::new(),
@@ -383,7 +394,12 @@ impl Nsqd {
         for topic in self.registry.all() {
             topic.close();
         }
-        match persist_at_end(self.registry.clone()).await {
+        let persisted = persist_at_end(self.registry.clone()).await;
+        #[cfg(feature = "archive")]
+        if let Some(archive) = self.archive.take() {
+            archive.finish().await;
+        }
+        match persisted {
             Ok(()) => nsq_daemon::info!(self.logger, "NSQ: bye"),
             Err(error) => {
                 nsq_daemon::error!(self.logger, "failed to persist metadata - {error}");
@@ -411,6 +427,18 @@ impl LookupdAddresses for LookupPeers {
 async fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, TlsError> {
     match config.tls_options() {
         Some(options) => Ok(Some(Arc::new(ServerTls::load(options).await?))),
+        None => Ok(None),
+    }
+}
+
+#[cfg(feature = "archive")]
+async fn start_archive(
+    config: &Config,
+    registry: &Arc<Registry>,
+    listeners: &Listeners,
+) -> Result<Option<Archive>, archive::StartError> {
+    match config.archive_options(listeners.tcp.port()) {
+        Some(options) => Archive::start(registry, options).await,
         None => Ok(None),
     }
 }

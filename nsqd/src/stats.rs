@@ -86,6 +86,7 @@ pub fn without_lists(engine: &Engine, start_time: i64, request: StatsRequest<'_>
         unsynced_bytes: (request.include_storage && !request.only_asked).then(|| unsynced_bytes(engine)),
         storage: (request.include_storage && !request.only_asked).then(|| storage(engine)).flatten(),
         drain: engine.status.with_drain(|drain| drain.status()).filter(|_| !request.only_asked),
+        archive: engine.archive_stats().filter(|_| !request.only_asked),
         ..Stats::default()
     }
 }

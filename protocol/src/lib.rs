@@ -28,7 +28,7 @@
 //! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`] and [`policy_test`]: its `/policy/...`;
-//!   [`dead_letters`]: its `/topic/dead` and `/topic/redrive`; [`drain`]: its `/config/drain`;
+//!   [`dead_letters`]: its `/topic/dead` and `/topic/redrive`; [`drain`]: its `/config/drain`; [`mod@archive`]: a part of its `/stats`;
 //!   [`dry_run`]: its answers to `dry_run=true` and to `/channel/undo`
 //! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
 //! - [`redact`]: removes passwords from addresses for logs and errors
@@ -75,6 +75,7 @@ pub mod stats_text;
 
 pub mod dead_letters;
 pub mod inspect;
+pub mod archive;
 pub mod drain;
 pub mod dry_run;
 pub mod policy;
@@ -85,6 +86,7 @@ pub mod printable;
 
 pub mod redact;
 
+pub use archive::ArchiveStats;
 pub use auth::{AuthAnswer, AuthReply, AuthorizationEntry};
 pub use batch::{BatchError, BatchPart, Checked, MessageBatch, put_mpub, put_mpub_ext};
 pub use command::{Command, MAGIC_V2, MAX_REASON_BYTES, Verb, as_reason};

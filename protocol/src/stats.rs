@@ -37,6 +37,9 @@ pub struct Stats {
     /// The state of the drain; `None` if nsqd does not drain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<crate::drain::DrainStatus>,
+    /// The archive of the node; `None` without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<crate::archive::ArchiveStats>,
 }
 
 /// The volume of nsqd's data directory. Not in NSQ.

@@ -305,6 +305,7 @@ mod tests {
             unsynced_bytes: None,
             storage: None,
             drain: None,
+            archive: None,
         }
     }
 

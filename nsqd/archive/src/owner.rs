@@ -211,6 +211,11 @@ impl Owner {
         Ok(retry(self.patience, "write", &key, attempt).await?)
     }
 
+    /// Whether [`Owner::collect_garbage`] may delete anything because of the newest snapshot.
+    pub fn has_confirmed_snapshot(&self) -> bool {
+        self.written.is_some() && self.confirmed == self.written
+    }
+
     /// Deletes what no snapshot of the last `retain` needs. Returns the number of deleted objects. Deletes nothing until a
     /// chunk was appended after the first snapshot of this epoch.
     pub async fn collect_garbage(&self, now: i64, retain: Duration) -> Result<u64, OwnerError> {

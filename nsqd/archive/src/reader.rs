@@ -18,7 +18,7 @@ use crate::envelope::{self, Kind, Malformed};
 use crate::names::{LOGS, LogId, Name, Place, log_root};
 use crate::objects::{Objects, StoreError};
 use crate::owner::{Patience, retry};
-use crate::snapshot::{File, FileName, Snapshot, TAIL_BYTES};
+use crate::snapshot::{self, File, FileName, Snapshot, TAIL_BYTES};
 
 /// Why a log cannot be restored.
 #[derive(Debug, thiserror::Error)]
@@ -276,7 +276,7 @@ impl Attempt<'_> {
             let excess = tail.len().saturating_sub(TAIL_BYTES as usize);
             tail.drain(..excess);
         }
-        match crc32c::crc32c(&tail) == file.tail {
+        match snapshot::tail(&tail) == file.tail {
             true => Ok(Ok(())),
             false => Ok(Err(format!("the parts of {} do not fit together", file.name))),
         }

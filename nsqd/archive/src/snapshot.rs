@@ -34,6 +34,11 @@ pub struct File {
 /// How many bytes at the end of a file show whether it still is the file that was uploaded.
 pub const TAIL_BYTES: u64 = 64 << 10;
 
+/// The checksum of the last bytes of a file: see [`File::tail`].
+pub fn tail(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 impl File {
     /// Its length.
     pub fn bytes(&self) -> u64 {

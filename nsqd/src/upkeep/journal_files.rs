@@ -15,7 +15,19 @@ use crate::topic::registry::Registry;
 
 /// Whether [`retire_journal_files`] would retire files.
 pub fn has_journal_files_to_retire(registry: &Registry) -> bool {
-    registry.engine().store.journal.as_ref().is_some_and(|journal| journal.excess() > 0)
+    let Some(journal) = &registry.engine().store.journal else { return false };
+    journal.excess() > 0
+        && journal.file_numbers().first().is_some_and(|&oldest| oldest < held_from(registry, journal))
+}
+
+/// Files from this number on are not archived and stay, unless there is no room for them.
+fn held_from(registry: &Registry, journal: &Journal) -> u64 {
+    match registry.engine().archive() {
+        Some(archive) if !journal.is_tight() && journal.failure().is_none() => {
+            archive.held_from(journal.bytes_written())
+        }
+        _ => u64::MAX,
+    }
 }
 
 /// Retires the oldest journal files while there are too many. If the disk accepts no writes, also retires files without
@@ -47,6 +59,10 @@ pub fn squeeze_journal(registry: &Registry) -> Result<usize, UpkeepError> {
 /// For quiet times: continues the journal in a small file and retires all older files.
 pub fn shrink_journal(registry: &Registry) -> Result<(), UpkeepError> {
     let Some(journal) = &registry.engine().store.journal else { return Ok(()) };
+    // Files would only be added while older ones wait to be archived.
+    if journal.file_numbers().last().is_some_and(|&newest| newest > held_from(registry, journal)) {
+        return Ok(());
+    }
     journal.shrink()?;
     match journal.size().0 {
         0 | 1 => Ok(()),
@@ -59,7 +75,9 @@ pub fn shrink_journal(registry: &Registry) -> Result<(), UpkeepError> {
 /// Retires the `excess` oldest files. Returns the number of retired files: a checkpoint may need some of them.
 fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) -> Result<usize, UpkeepError> {
     let files = journal.files();
+    let held_from = held_from(registry, journal);
     let excess = excess.min(files.len().saturating_sub(1));
+    let excess = files[..excess].iter().take_while(|file| file.number < held_from).count();
     if excess == 0 {
         return Ok(0);
     }

@@ -72,7 +72,7 @@ struct Work {
     check_presence: bool,
     squeeze: bool,
     shrink: bool,
-    /// Topics or channels changed, and there is no journal that records it.
+    /// Topics or channels changed, and there is no journal that records it. Or the archive wants a checkpoint.
     checkpoint: bool,
     /// The journal has files to retire, or something is to be retried.
     journal: bool,
@@ -192,7 +192,8 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             squeeze: ticked > 0 && ticks.is_multiple_of(SQUEEZE_TICKS) && journal_fails(),
             shrink: ticked > 0 && ticks.is_multiple_of(QUIET_TICKS) && quiet.has_come(&engine),
             checkpoint: failed.checkpoint
-                || (engine.store.journal.is_none() && topology.has_changed().unwrap_or(false)),
+                || (engine.store.journal.is_none() && topology.has_changed().unwrap_or(false))
+                || engine.archive().is_some_and(|archive| archive.take_checkpoint_wanted()),
             journal: failed.journal
                 || engine.health().is_err()
                 || registry.has_undeleted()

@@ -1,8 +1,10 @@
 //! `/metrics`: the page for Prometheus. `docs/METRICS.md` lists every metric.
 //!
 //! - `series`: topics and channels, up to `--metrics-max-series`
+//! - `archive`: the archive
 //! - this file: the daemon, its connections, its disk
 
+mod archive;
 mod series;
 
 use std::sync::Arc;
@@ -75,6 +77,7 @@ impl Source {
         page.gauge("nsq_redrives_running", help, self.registry.running_redrives() as f64);
         put_http_consumers(&mut page, &self.consumers);
         put_storage(&mut page, engine);
+        archive::put(&mut page, engine);
         Series::collect(&self.registry, self.max_series).put(&mut page);
         let help = "Log lines dropped because stderr was not read or could not be written.";
         page.counter("nsq_log_lines_dropped_total", help, dropped_lines());

@@ -111,6 +111,11 @@ impl Catalog {
         self.inner.lock().files.iter().map(info).collect()
     }
 
+    /// Numbers of all files, in order.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.inner.lock().files.iter().map(|entry| u64::from(entry.number)).collect()
+    }
+
     /// The usual size of a file.
     pub(super) fn file_bytes(&self) -> u64 {
         self.file_bytes

@@ -199,6 +199,7 @@ pub fn file_number(name: &str) -> Option<u64> {
 pub struct Journal {
     group: Arc<Group>,
     flusher: Mutex<Option<thread::JoinHandle<()>>>,
+    found_end: Option<Lsn>,
 }
 
 impl Journal {
@@ -214,6 +215,7 @@ impl Journal {
         options.file_bytes = options.file_bytes.clamp(4096, MAX_FILE_BYTES);
         options.file_bytes = sizing::usual(options.file_bytes, storage.space(&options.dir));
         let found = reader::read_all(&*storage, &options, replay)?;
+        let found_end = found.last.map(|last| format::lsn(last.number, u64::from(last.end)));
         let catalog =
             Arc::new(Catalog::new(&storage, &options, found.files, found.spares, found.next_number));
         let writer = Writer::new(storage, &options, Arc::clone(&catalog), found.next_number, found.last);
@@ -225,7 +227,7 @@ impl Journal {
                 move || group.run_flusher()
             })
             .map_err(|error| JournalError::Write(Arc::new(error)))?;
-        Ok((Arc::new(Self { group, flusher: Mutex::new(Some(flusher)) }), found.report))
+        Ok((Arc::new(Self { group, flusher: Mutex::new(Some(flusher)), found_end }), found.report))
     }
 
     /// Passes each whole record in the directory to `show`. Changes nothing.
@@ -294,6 +296,16 @@ impl Journal {
     /// All files, oldest first.
     pub fn files(&self) -> Vec<JournalFileInfo> {
         self.group.catalog.files()
+    }
+
+    /// Where the records of the newest file ended when the journal was opened; `None` if there was no file.
+    pub fn found_end(&self) -> Option<Lsn> {
+        self.found_end
+    }
+
+    /// Numbers of all files, in order. A number disappears before its file is recycled or removed.
+    pub fn file_numbers(&self) -> Vec<u64> {
+        self.group.catalog.numbers()
     }
 
     /// Number of files, and their bytes on disk.
