@@ -266,40 +266,40 @@ Examples:
         "bench pub",
         "\
 Examples:
-  nsq bench pub --messages 10000
-  nsq bench pub --messages 10000 --batch 100 --connections 2
+  nsq bench pub --nsqd-tcp 127.0.0.1:4150 --messages 10000
+  nsq bench pub --nsqd-tcp 127.0.0.1:4150 --messages 10000 --batch 100 --connections 2
   nsq bench pub --nsqd-tcp 127.0.0.1:4150 --duration 1s --json",
     ),
     (
         "bench sub",
         "\
 Examples:
-  nsq bench sub --messages 10000
-  nsq bench sub --messages 10000 --size 1000
+  nsq bench sub --nsqd-tcp 127.0.0.1:4150 --messages 10000
+  nsq bench sub --nsqd-tcp 127.0.0.1:4150 --messages 10000 --size 1000
   nsq bench sub --nsqd-tcp 127.0.0.1:4150 --messages 10000 --json",
     ),
     (
         "bench pubsub",
         "\
 Examples:
-  nsq bench pubsub --messages 10000
-  nsq bench pubsub --messages 10000 --consumers 2
+  nsq bench pubsub --nsqd-tcp 127.0.0.1:4150 --messages 10000
+  nsq bench pubsub --nsqd-tcp 127.0.0.1:4150 --messages 10000 --consumers 2
   nsq bench pubsub --nsqd-tcp 127.0.0.1:4150 --messages 10000 --json",
     ),
     (
         "bench fanout",
         "\
 Examples:
-  nsq bench fanout --messages 10000
-  nsq bench fanout --messages 10000 --channels 4
+  nsq bench fanout --nsqd-tcp 127.0.0.1:4150 --messages 10000
+  nsq bench fanout --nsqd-tcp 127.0.0.1:4150 --messages 10000 --channels 4
   nsq bench fanout --nsqd-tcp 127.0.0.1:4150 --messages 10000 --json",
     ),
     (
         "bench latency",
         "\
 Examples:
-  nsq bench latency --duration 1s
-  nsq bench latency --rate 1000 --duration 1s
+  nsq bench latency --nsqd-tcp 127.0.0.1:4150 --duration 1s
+  nsq bench latency --nsqd-tcp 127.0.0.1:4150 --rate 1000 --duration 1s
   nsq bench latency --nsqd-tcp 127.0.0.1:4150 --duration 1s --json",
     ),
     (
