@@ -472,6 +472,10 @@ mod tests {
     #[test]
     fn global_flags_are_only_on_their_page() {
         fn check(command: &mut clap::Command) {
+            // clap adds this one to commands that have commands.
+            if command.get_name() == "help" {
+                return;
+            }
             let help = command.render_long_help().to_string();
             for flag in ["--lookupd", "--tls-ca", "--no-header", "--deflate-level"] {
                 assert!(!help.contains(&format!("  {flag} ")), "{help}");

@@ -90,6 +90,7 @@ mod tests {
             Some("did you mean max_attempts? `nsq -X help` lists the options")
         );
         assert_eq!(unknown("xyz").as_deref(), Some("`nsq -X help` lists the options"));
-        assert_eq!(unknown("deflate_level"), None);
+        let beyond = Config::new().set("deflate_level", "10").unwrap_err();
+        assert_eq!(failure(beyond).hint, None);
     }
 }

@@ -237,7 +237,7 @@ mod tests {
         let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split('\t').collect()).collect();
         assert_eq!(
             rows.iter().map(|row| (row[0], row[1], row[6])).collect::<Vec<_>>(),
-            [("n0", "10", ""), ("n1", "20", ""), ("all", "30", "*")]
+            [("n0", "10", "-"), ("n1", "20", "-"), ("all", "30", "*")]
         );
         let object = Object::parse("t/c").unwrap();
         let text = nodes_of_channel(&stats, &object, &sum(&stats, &object), false).tab_separated();
