@@ -44,7 +44,7 @@ fn main() {
         }
     }
     println!("{:<34}{:>16}{:>14}", "", "CPU per message", "messages/s");
-    let workloads: [(&str, fn(&Runtime, &str, u64)); 7] = [
+    let workloads: [(&str, Workload); 7] = [
         ("send", send),
         ("publish from 64 tasks", publish_from_tasks),
         ("publish from one task", publish_from_one_task),
@@ -66,8 +66,11 @@ fn main() {
     }
 }
 
+/// Handles a number of messages with the nsqd at an address.
+type Workload = fn(&Runtime, &str, u64);
+
 /// CPU time and duration of one run with a fresh nsqd and a fresh runtime.
-fn measure(workload: fn(&Runtime, &str, u64), messages: u64) -> (Duration, Duration) {
+fn measure(workload: Workload, messages: u64) -> (Duration, Duration) {
     let nsqd = Nsqd::start(messages);
     let runtime = Runtime::new().expect("a runtime");
     let (cpu, begun_at) = (cpu_time(), Instant::now());
