@@ -8,6 +8,7 @@ use clap_complete::ArgValueCandidates;
 use crate::bridge::{to_file, to_http, to_nsq};
 use crate::command::admin::AdminFlags;
 use crate::command::api::ApiFlags;
+use crate::command::archive::ArchiveCommand;
 use crate::command::auth::TokenFlags;
 use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
@@ -101,7 +102,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Administer", &["topic", "channel", "policy", "dead", "undo", "node", "lookup", "cluster"]),
     ("Bridges", &["to-file", "to-http", "to-nsq", "compat"]),
     ("Run", &["dev", "admin", "bench"]),
-    ("Files and access", &["data", "support-bundle", "auth", "profile", "api"]),
+    ("Files and access", &["data", "archive", "support-bundle", "auth", "profile", "api"]),
     ("Help", &["help", "explain", "completion", "manual", "version"]),
 ];
 
@@ -261,6 +262,9 @@ pub enum Command {
     /// Inspect, verify or export a data directory that no daemon uses.
     #[command(subcommand)]
     Data(DataCommand),
+    /// List, show, verify or restore what nodes keep in an object store.
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// Create tokens for nsqd's --auth-file.
     #[command(subcommand)]
     Auth(AuthCommand),

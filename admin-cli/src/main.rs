@@ -52,9 +52,9 @@ use clap::{ArgMatches, FromArgMatches};
 
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, Protection, admin, api, auth, bench, check, client, cluster_state, completion, create, data,
-    dead, delete, dev, drain, empty, explain, find, graph, help, inspect, list, lookup, manual, node, pause,
-    ping, policy, publish, retention, rtt, show, stat, subscribe, support, tail, top, transfer, undo,
+    Context, Protection, admin, api, archive, auth, bench, check, client, cluster_state, completion, create,
+    data, dead, delete, dev, drain, empty, explain, find, graph, help, inspect, list, lookup, manual, node,
+    pause, ping, policy, publish, retention, rtt, show, stat, subscribe, support, tail, top, transfer, undo,
     version, wait,
 };
 use exit_status::{ExitStatus, Failure};
@@ -182,6 +182,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Compat(flags) => flags.line().map(|(tool, line)| compat::run(tool, line)),
         Command::Bench(flags) => bench::run(&shared.context(output)?, flags),
         Command::Data(command) => data::run(command, output).map(ExitCode::from),
+        Command::Archive(command) => archive::run(command, output).map(ExitCode::from),
         Command::Auth(AuthCommand::Token(flags)) => auth::token(&flags, output).map(ExitCode::from),
         Command::Auth(AuthCommand::Password) => auth::password(output).map(ExitCode::from),
         Command::Profile(command) => {
@@ -316,6 +317,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
         | Command::ToNsq(_)
         | Command::Compat(_)
         | Command::Data(_)
+        | Command::Archive(_)
         | Command::Auth(_)
         | Command::Profile(_)
         | Command::Completion { .. }

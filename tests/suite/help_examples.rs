@@ -102,15 +102,18 @@ struct Place {
     folder: TempDir,
     /// An nsqd of another cluster.
     other: Daemon,
-    /// The data directory of an nsqd that was stopped.
+    /// The data directory of an nsqd that was stopped, with an archive.
     stopped: Daemon,
+    archive: TempDir,
 }
 
 impl Place {
     async fn new() -> Self {
         let (lookupd, nsqds) = cluster(1).await;
         let other = Daemon::nsqd().start().await;
-        let mut stopped = Daemon::nsqd().start().await;
+        let archive = TempDir::with_prefix("nsq-archive-").expect("a folder");
+        let mut stopped =
+            Daemon::nsqd().flag(format!("--archive={}", archive.path().display())).start().await;
         stopped.admin("/topic/create?topic=orders").await;
         stopped.admin("/channel/create?topic=orders&channel=billing").await;
         stopped.publish("orders", "order").await;
@@ -131,7 +134,7 @@ impl Place {
         write("nsq.toml", "");
         write("password.txt", "correct horse battery\n");
         write("order.json", "{\"total\": 12}\n");
-        let place = Place { lookupd, nsqds, folder, other, stopped };
+        let place = Place { lookupd, nsqds, folder, other, stopped, archive };
         place.prepare().await;
         place.must("nsq cluster export > cluster.toml").await;
         place
@@ -176,6 +179,7 @@ impl Place {
             .replace("127.0.0.1:4150", &nsqd.tcp().to_string())
             .replace("127.0.0.1:4151", &nsqd.http().to_string())
             .replace("127.0.0.1:4161", &self.lookupd.http().to_string())
+            .replace("file:///srv/nsq-archive", &self.archive.path().display().to_string())
             .replace("/var/lib/node_exporter/", "")
             .replace("/tmp/", "")
             .replace("--wait-timeout 1m", "--wait-timeout 1s");
@@ -346,7 +350,18 @@ fn examples_of_topics_and_channels_run() {
 
 #[test]
 fn examples_of_administration_run() {
-    run_pages(&["dead", "node", "lookup", "cluster", "data", "support-bundle", "auth", "profile", "api"]);
+    run_pages(&[
+        "dead",
+        "node",
+        "lookup",
+        "cluster",
+        "data",
+        "archive",
+        "support-bundle",
+        "auth",
+        "profile",
+        "api",
+    ]);
 }
 
 #[test]

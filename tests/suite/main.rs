@@ -142,6 +142,9 @@ mod import;
 /// `nsq data`: inspect, verify and export a data directory without a daemon.
 mod data_cli;
 
+/// `--archive` and `nsq archive`: a lost node is restored from an object store.
+mod archive;
+
 /// Retention; channels that start at an old message or seek.
 mod retention;
 

@@ -327,6 +327,38 @@ Examples:
   nsq data export --format nsq /var/lib/nsqd for-nsq   # a data directory for NSQ's nsqd",
     ),
     (
+        "archive list",
+        "\
+Examples:
+  nsq archive ls file:///srv/nsq-archive
+  nsq archive ls file:///srv/nsq-archive --json
+  nsq archive ls file:///srv/nsq-archive --jq '.[].log'",
+    ),
+    (
+        "archive show",
+        "\
+Examples:
+  nsq archive show file:///srv/nsq-archive
+  nsq archive show file:///srv/nsq-archive --json
+  nsq archive show file:///srv/nsq-archive --jq .snapshot_count",
+    ),
+    (
+        "archive verify",
+        "\
+Examples:
+  nsq archive verify file:///srv/nsq-archive
+  nsq archive verify file:///srv/nsq-archive --until 2027-01-01T00:00:00Z
+  nsq archive verify file:///srv/nsq-archive && echo whole",
+    ),
+    (
+        "archive restore",
+        "\
+Examples:
+  nsq archive restore file:///srv/nsq-archive restored
+  nsq archive restore file:///srv/nsq-archive restored-whole --until 2027-01-01T00:00:00Z
+  nsq archive restore file:///srv/nsq-archive restored-too && nsq data verify restored-too",
+    ),
+    (
         "auth token",
         "\
 Examples:

@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish`, `subscribe` and `tail`; `stat`, `top`, `check`; `list`, `show`, `node`, `drain`; `create`, `pause`, `empty`, `delete`,
-//! `undo`, `retention`, `policy`, `policy_test`, `dead`, `inspect`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`;
+//! `undo`, `retention`, `policy`, `policy_test`, `dead`, `inspect`, with their common parts in `change`; `bench`; `data`, `archive`; `completion`, `manual`;
 //! `lookup`, `client`, `find`, `wait`, `graph`, `rtt`, `transfer`; `cluster_state`, `support`, `profile`, `api`, `explain`, `help`, `version`; `examples`, the
 //! examples on their help pages.
 
@@ -93,6 +93,8 @@ pub mod auth;
 pub mod profile;
 
 pub mod data;
+
+pub mod archive;
 
 pub mod completion;
 

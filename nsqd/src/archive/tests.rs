@@ -81,7 +81,7 @@ impl Node {
     async fn publish(&self, topic: &str, count: u64) {
         let topic = self.registry.get_or_create(&topic.parse().unwrap()).await.unwrap();
         for number in 0..count {
-            let body = vec![b'a' + (number % 20) as u8; 100];
+            let body = [b'a' + (number % 20) as u8; 100];
             let publication = topic.append([&body[..]].into_iter(), body.len(), None).unwrap();
             publication.committed().await.unwrap();
         }
