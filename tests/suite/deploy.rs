@@ -137,7 +137,8 @@ fn units_of_bridges_run_with_the_flags_of_their_example() {
         let words: Vec<&str> = value("ExecStart").expect("a command").split(' ').collect();
         let ["/usr/local/bin/nsq", command, "$FLAGS"] = words[..] else { panic!("{words:?}") };
         let flags: Vec<&str> = value("#   FLAGS").expect("an example").split(' ').collect();
-        let help = run_successfully(Command::new(binary("nsq")).args([command, "--help"]));
+        let help = [[command, "--help"], ["help", "flags"]];
+        let help = help.map(|words| run_successfully(Command::new(binary("nsq")).args(words))).concat();
         for flag in flags {
             let name = flag.split('=').next().unwrap_or_default();
             assert!(help.contains(&format!("{name} ")), "{command} {name}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nsq_tests::daemon::binary;
 use nsq_tests::{Daemon, test, wait};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -179,10 +179,10 @@ impl Place {
             .replace("127.0.0.1:4150", &nsqd.tcp().to_string())
             .replace("127.0.0.1:4151", &nsqd.http().to_string())
             .replace("127.0.0.1:4161", &self.lookupd.http().to_string())
-            .replace("file:///srv/nsq-archive", &self.archive.path().display().to_string())
             .replace("/var/lib/node_exporter/", "")
             .replace("/tmp/", "")
             .replace("--wait-timeout 1m", "--wait-timeout 1s");
+        text = text.replace("file:///srv/nsq-archive", &self.archive.path().display().to_string());
         for data in ANY_DATA {
             text = text.replace(data, &self.stopped.data_path().display().to_string());
         }
@@ -256,9 +256,10 @@ impl Place {
         let ended = if is_stream {
             tokio::select! {
                 output = &mut output => output,
-                () = catches_signals(group) => {
-                    // A stream that has ended at once, because its words are wrong, is gone.
-                    let _ = kill_process_group(group, Signal::INT);
+                pids = catching_signals(group) => {
+                    // Not the shell, which may not wait for the command yet. A stream that has ended at once, because its words
+                    // are wrong, is gone.
+                    pids.into_iter().for_each(|pid| _ = kill_process(pid, Signal::INT));
                     timeout(LIMIT, &mut output).await.map_err(|_| "does not end after SIGINT".to_owned())?
                 }
             }
@@ -284,30 +285,28 @@ fn script(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
 }
 
-/// Waits until a process of this group handles SIGINT itself.
-async fn catches_signals(group: Pid) {
+/// Waits until a process `nsq` of this group handles SIGINT itself, and returns all that do.
+async fn catching_signals(group: Pid) -> Vec<Pid> {
     let interrupt = 1u64 << (Signal::INT.as_raw() - 1);
     let caught = |pid: &str| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let is_ours = status.lines().any(|line| line.starts_with("Name:") && line.ends_with("\tnsq"));
+        // Not the shell that starts it: it has the name of its script, and catches signals, too.
+        let is_ours = fs::read_link(format!("/proc/{pid}/exe")).ok()? == binary("nsq");
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
         Some(is_ours && u64::from_str_radix(mask.trim(), 16).ok()? & interrupt != 0)
     };
     wait::until("nsq handles SIGINT", async || {
-        let found = fs::read_dir("/proc").expect("a list of processes").flatten().any(|entry| {
+        let found = fs::read_dir("/proc").expect("a list of processes").flatten().filter_map(|entry| {
             let name = entry.file_name();
-            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-            else {
-                return false;
-            };
+            let pid = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
             let is_in_group = behind.split_whitespace().nth(2) == Some(&*group.as_raw_nonzero().to_string());
-            is_in_group && caught(pid) == Some(true)
+            (is_in_group && caught(pid)?).then(|| Pid::from_raw(pid.parse().ok()?))?
         });
-        if found { Ok(()) } else { Err("not yet") }
+        wait::when(found.collect::<Vec<Pid>>(), |found| !found.is_empty())
     })
-    .await;
+    .await
 }
 
 /// Whether an example is a screen.

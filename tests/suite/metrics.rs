@@ -6,6 +6,7 @@ use std::time::Duration;
 use nsq_tests::prometheus::{Page, promtool_accepts};
 use nsq_tests::{Daemon, foreign, test, wait};
 use serde_json::Value;
+use tempfile::TempDir;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
@@ -235,8 +236,11 @@ fn documented(path: &str) -> BTreeSet<String> {
 fn documentation_lists_exactly_the_exported_metrics() {
     test(async {
         let (_nsqd, _lookupd, nsqd_page, lookupd_page) = daemons_and_pages().await;
-        let exported: BTreeSet<String> =
-            nsqd_page.types.into_keys().chain(lookupd_page.types.into_keys()).collect();
+        let store = TempDir::with_prefix("nsq-archive-").expect("a folder");
+        let archiving = Daemon::nsqd().flag(format!("--archive={}", store.path().display())).start().await;
+        let archiving_page = archiving.metrics().await;
+        let pages = [nsqd_page, archiving_page, lookupd_page];
+        let exported: BTreeSet<String> = pages.into_iter().flat_map(|page| page.types.into_keys()).collect();
         let listed: BTreeSet<String> = documented("docs/METRICS.md")
             .into_iter()
             .filter(|name| name.starts_with("nsq") || name.starts_with("process_"))

@@ -51,7 +51,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One attempt per call: the task retries itself.
 const PATIENCE: Patience =
-    Patience { request_timeout: Duration::from_secs(30), attempts: 1, pause: Duration::ZERO };
+    Patience { request_timeout: Duration::from_secs(15), attempts: 1, pause: Duration::ZERO };
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +133,10 @@ pub(super) struct Uploader {
     chunks: VecDeque<(Place, Lsn)>,
     files: Arc<Mutex<Files>>,
     last_chunk: Option<Instant>,
-    /// Messages that were published when the last chunk was read.
+    /// [`Uploader::published`] before the journal was read last.
     published: u64,
+    /// It was the same before the read before.
+    is_settled: bool,
     last_snapshot: Option<Instant>,
     bytes_since_snapshot: u64,
     /// No snapshot is tried before.
@@ -170,6 +172,7 @@ impl Uploader {
             files: Arc::default(),
             last_chunk: None,
             published: 0,
+            is_settled: false,
             last_snapshot: None,
             bytes_since_snapshot: 0,
             next_snapshot: Instant::now(),
@@ -183,7 +186,7 @@ impl Uploader {
             () = self.archive() => return,
             () = stop.cancelled() => {}
         }
-        match timeout(STOP_TIME, self.finish()).await {
+        match timeout(STOP_TIME, self.finish_with_retries()).await {
             Ok(Ok(())) => crate::log_info!(self.engine, "ARCHIVE: everything is archived"),
             Ok(Err(error)) => self.warn_unfinished(&error.to_string()),
             Err(_) => self.warn_unfinished(&format!("it took longer than {STOP_TIME:?}")),
@@ -252,6 +255,21 @@ impl Uploader {
             self.collect_garbage().await?;
         }
         Ok(Next::Wait)
+    }
+
+    /// [`Uploader::finish`] until it succeeds, or until nothing can be archived any more.
+    async fn finish_with_retries(&mut self) -> Result<(), Failure> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.finish().await {
+                Err(error) if !error.is_final() => {
+                    self.status.failed(&error.to_string());
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// After a stop: archives the rest of the journal, and a last snapshot.
@@ -331,17 +349,26 @@ impl Uploader {
 
     /// Whether the new records may wait for others.
     fn is_quiet(&self) -> bool {
-        let published = self.engine.metrics().published_messages.get();
         let was_now = self.last_chunk.is_some_and(|at| at.elapsed() < QUIET_INTERVAL);
         let is_little = self.status.lag_bytes(self.journal().bytes_written()) < CHUNK_BYTES;
-        self.in_flight.is_none() && was_now && published == self.published && is_little
+        self.in_flight.is_none()
+            && was_now
+            && self.is_settled
+            && self.published() == self.published
+            && is_little
+    }
+
+    /// Number of messages that came from producers and from other nodes.
+    fn published(&self) -> u64 {
+        let metrics = self.engine.metrics();
+        metrics.published_messages.get() + metrics.adopted_messages.get()
     }
 
     /// Appends a chunk of the records that are new.
     async fn append_new(&mut self) -> Result<Next, Failure> {
         self.finish_append().await?;
         let (written, now) = (self.journal().bytes_written(), clock::monotonic());
-        let published = self.engine.metrics().published_messages.get();
+        let published = self.published();
         let Some(Records { content, to, bytes, is_end }) = self.read().await? else {
             return Ok(Next::Continue);
         };
@@ -353,6 +380,8 @@ impl Uploader {
         if !is_end {
             return Ok(Next::Continue);
         }
+        // Messages count before they are in the journal: the next read has them for sure.
+        self.is_settled = published == self.published;
         self.published = published;
         let is_behind = self.journal().position() != self.read_to;
         self.status.caught_up(written, self.read_to.file_number(), now, is_behind);
