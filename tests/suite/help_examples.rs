@@ -17,9 +17,9 @@ use crate::cli::{cluster, command, run};
 
 /// No example takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A message id that stands for one of the channel's messages.
+/// A message id in the examples, replaced by that of one of the channel's messages.
 const ANY_ID: &str = "0a1b2c3d4e5f6071";
-/// A data directory that stands for one that no daemon uses.
+/// Data directories in the examples, replaced by one that no daemon uses.
 const ANY_DATA: [&str; 2] = ["/var/lib/nsqd", "/var/lib/nsq"];
 
 /// Commands that run until Ctrl-C, and the flags and words that end them before.

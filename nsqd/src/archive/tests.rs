@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nsq_archive::faulty::{Faults, FaultyObjects};
 use nsq_archive::objects::Objects;
@@ -25,12 +25,25 @@ use crate::upkeep::{self, stop};
 
 const FAULTS: Faults = Faults { refused: 10, lost: 10, repeated: 10, hung: 0 };
 
+/// How long a test waits for a condition.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `holds`, and panics with `what` after [`PATIENCE`]. Calls `holds` again and again.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn start(dir: &Path, limits: EngineLimits) -> Arc<Registry> {
     let storage: Arc<dyn Storage> = Arc::new(FileStorage);
+    let begun = Instant::now();
     // Work of a run that was aborted may still hold the directory.
     let data_dir = loop {
         match DataDir::open(&storage, dir) {
-            Err(DataDirError::Locked { .. }) => std::thread::yield_now(),
+            Err(DataDirError::Locked { .. }) if begun.elapsed() < PATIENCE => std::thread::yield_now(),
             opened => break opened.unwrap(),
         }
     };
@@ -91,14 +104,15 @@ impl Node {
     async fn settled(&self) {
         let stats = || self.registry.engine().archive_stats().unwrap();
         let snapshots = stats().snapshot_count;
-        loop {
+        until("everything is archived", async || {
             let stats = stats();
-            if stats.lag_bytes == 0 && stats.snapshot_count > snapshots {
-                return;
+            let is_settled = stats.lag_bytes == 0 && stats.snapshot_count > snapshots;
+            if !is_settled {
+                self.publish("settle", 1).await;
             }
-            self.publish("settle", 1).await;
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            is_settled
+        })
+        .await;
     }
 
     fn depths(&self) -> Vec<(String, u64)> {
@@ -166,13 +180,18 @@ async fn a_killed_node_is_restored_from_a_store_that_fails_now_and_then() {
 }
 
 #[tokio::test]
-async fn a_clean_stop_archives_everything() {
-    let objects: Arc<dyn Objects> = Arc::new(FaultyObjects::new(3, Faults::NONE));
-    let node = Node::start(tempfile::tempdir().unwrap(), &objects, u64::MAX).await;
-    node.publish("t", 50).await;
-    let expected = node.depths();
-    node.stop().await;
-    assert_eq!(restore(&objects).await.1, expected);
+async fn a_clean_stop_archives_everything_even_if_the_store_refuses_some_calls() {
+    for refused in [0, 30] {
+        let store = Arc::new(FaultyObjects::new(3, Faults::NONE));
+        let objects: Arc<dyn Objects> = store.clone();
+        let node = Node::start(tempfile::tempdir().unwrap(), &objects, u64::MAX).await;
+        store.set_faults(Faults { refused, ..Faults::NONE });
+        node.publish("t", 50).await;
+        let expected = node.depths();
+        node.stop().await;
+        store.set_faults(Faults::NONE);
+        assert_eq!(restore(&objects).await.1, expected, "{refused} %");
+    }
 }
 
 #[tokio::test]
@@ -186,20 +205,19 @@ async fn a_store_that_fails_for_long_neither_stops_the_node_nor_fills_its_disk()
     let stats = || node.registry.engine().archive_stats().unwrap();
     let files = || node.registry.engine().store.journal.as_ref().unwrap().size().1;
     // What follows is not in the chunk that fails, which stays in memory.
-    while stats().error.is_none() {
+    until("the error is reported", async || {
         node.publish("t", 1).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        stats().error.is_some()
+    })
+    .await;
     while stats().lag_bytes < 100_000 {
         node.publish("t", 100).await;
     }
     // Files that are not archived are deleted beyond the limit, one check of upkeep later.
-    while files() > 60_000 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("files are deleted", async || files() <= 60_000).await;
     store.set_faults(Faults::NONE);
     node.settled().await;
-    assert!(stats().error.is_none(), "{:?}", stats());
+    assert!(stats().gap_count > 0 && stats().error.is_none(), "{:?}", stats());
     let expected = node.depths();
     node.kill().await;
     assert_eq!(restore(&objects).await.1, expected);
@@ -218,10 +236,11 @@ async fn a_log_that_another_process_owns_is_left_alone() {
     second.publish("t", 10).await;
     second.settled().await;
     let stats = || node.registry.engine().archive_stats().unwrap();
-    while !stats().lost {
+    until("the other one owns the log", async || {
         node.publish("t", 1).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        stats().lost
+    })
+    .await;
     assert!(stats().error.unwrap().contains("a sealed"), "{:?}", stats());
     assert!(node.registry.engine().health().is_ok(), "publishing goes on");
 }

@@ -29,7 +29,7 @@ pub enum MessageCommand {
 
 const CANCEL_EXAMPLES: &str = "\
 Examples:
-  nsq message cancel orders 0a1b2c3d4e5f6071 --dry-run  # where it stands, in all channels
+  nsq message cancel orders 0a1b2c3d4e5f6071 --dry-run  # where it is, in all channels
   nsq message cancel orders/billing 0a1b2c3d4e5f6071    # only in this channel";
 
 const REQUEUE_EXAMPLES: &str = "\
@@ -45,7 +45,7 @@ pub struct CancelFlags {
     /// The message, as peek, a consumer or a producer reports it.
     #[arg(value_name = "ID", value_parser = message_id)]
     id: String,
-    /// Only show where it stands.
+    /// Only show where it is.
     #[arg(long)]
     dry_run: bool,
 }
@@ -61,7 +61,7 @@ pub struct RequeueFlags {
     /// How long to hold it back, such as 10m; 0s delivers it now.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = go_duration::parse_with_days)]
     delay: Duration,
-    /// Only show where it stands.
+    /// Only show where it is.
     #[arg(long)]
     dry_run: bool,
 }

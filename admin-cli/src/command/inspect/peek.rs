@@ -223,7 +223,7 @@ async fn pages(node: &Node, object: &Object, flags: &PeekFlags) -> Result<PeekPa
     }
 }
 
-/// A message for people: where it stands, its headers, the beginning of its body.
+/// A message for people: where it is, its headers, the beginning of its body.
 fn shown(shown: &OnNode<'_>, full: bool) -> String {
     let PeekedMessage { id, state, timestamp, attempts, headers, body, body_base64, .. } = shown.message;
     let mut text = format!("{id}  {state}  published {}", rfc3339(*timestamp));
